@@ -1,0 +1,1 @@
+"""Chips and boards: synthesis, place and route, bitstreams."""

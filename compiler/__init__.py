@@ -1,0 +1,1 @@
+"""Integer networks, how they are built, and how they become hardware."""

@@ -1,0 +1,1 @@
+"""Training networks with small dictionaries; the only folder that imports torch."""

@@ -1,0 +1,1 @@
+"""Hardware: Amaranth components with plain parameters, which know nothing of files or models."""

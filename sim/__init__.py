@@ -1,0 +1,1 @@
+"""Golden model and benches: what a network computes, and the proof that the hardware does."""
