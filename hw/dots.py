@@ -1,0 +1,172 @@
+"""Folded dot products: many outputs from few lanes."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nomul.hw.product import Products
+from nomul.hw.stream import beats, count_to, vector
+from nomul.hw.table import Cycle, Storage
+
+__all__ = ["DotProducts"]
+
+
+class DotProducts(wiring.Component):
+    """Dot products of a vector with many rows of weights, ``products.lanes`` rows at once.
+
+    The vector of ``inputs`` codes comes in ``chunks`` beats of ``products.inputs`` codes,
+    and all of it again for each of ``groups`` groups of rows. Weights come from a
+    table that is read in order. The products of a beat are added in a tree, a register
+    behind every adder, and then to the lane's accumulator.
+
+    The sums are exact if ``acc_shape`` holds every dot product: sums in between wrap
+    around, and wrap back. All paths from ``i`` to ``o`` are registered; ``i.ready``
+    depends combinationally on ``o.ready``.
+
+    Latency: ``latency`` cycles, from the last beat of a pass to its first sums.
+    Throughput: 1 beat a cycle, hence ``chunks * groups`` cycles a vector.
+
+    Parameters
+    ----------
+    products : Products
+        The product circuit; it says how many lanes and inputs there are at once.
+    rows : sequence of rows of int, shape [outputs, inputs]
+        Weights: indices into the dictionary.
+    acc_shape : shape-like
+        Signed shape that holds every dot product.
+    o_lanes : int
+        Sums that leave at once; divides the lanes, and large enough that a group's sums
+        leave within ``chunks`` cycles.
+    storage : Storage
+        What holds the weights.
+
+    Members
+    -------
+    i : In(vector(code_shape, products.inputs))
+        Vectors, each ``groups`` times; lanes past the last input are ignored.
+    o : Out(vector(acc_shape, o_lanes))
+        Their dot products.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, products: Products, rows: Sequence[Sequence[int]], *, acc_shape: ShapeLike,
+                 o_lanes: int, storage: Storage) -> None:
+        self.products = products
+        self.rows = tuple(tuple(int(index) for index in row) for row in rows)
+        self.acc_shape = Shape.cast(acc_shape)
+        self.o_lanes = o_lanes
+        self.storage = storage
+        if len({len(row) for row in self.rows}) != 1 or not self.rows[0]:
+            raise ValueError("Rows of weights must be of one length, at least 1")
+        self.outputs, self.inputs = len(self.rows), len(self.rows[0])
+        self.groups = beats(self.outputs, products.lanes)
+        self.chunks = beats(self.inputs, products.inputs)
+        self.latency = 2 + (products.inputs - 1).bit_length()
+        if not self.acc_shape.signed:
+            raise ValueError(f"Accumulator shape must be signed, not {self.acc_shape!r}")
+        if products.lanes % o_lanes or products.lanes > o_lanes * self.chunks:
+            raise ValueError(f"Output lanes must divide the {products.lanes} lanes and be at least "
+                             f"{beats(products.lanes, self.chunks)}, not {o_lanes!r}")
+        super().__init__({"i": In(vector(products.code_shape, products.inputs)),
+                          "o": Out(vector(self.acc_shape, o_lanes))})
+
+    def words(self) -> list[int]:
+        """Contents of the weight table: for each group and chunk, the indices of all lanes."""
+        width = self.products.index_shape.width
+        lanes, inputs = self.products.lanes, self.products.inputs
+        words = []
+        for group in range(self.groups):
+            for chunk in range(self.chunks):
+                word = 0
+                for lane in range(lanes):
+                    for n in range(inputs):
+                        o, i = group * lanes + lane, chunk * inputs + n
+                        if o < self.outputs and i < self.inputs:
+                            word |= self.rows[o][i] << (lane * inputs + n) * width
+                words.append(word)
+        return words
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        m.submodules.products = products = self.products
+        m.submodules.weights = weights = Cycle(
+            Value.cast(products.indices).shape().width, self.words(), storage=self.storage)
+
+        width = self.acc_shape.width
+        parts = products.lanes // self.o_lanes
+        advance, take = Signal(), Signal()
+        _, last_chunk = count_to(m, "chunk", self.chunks, take)
+
+        # Lanes of the last chunk that hold no input count as code 0.
+        present = (self.inputs - 1) % products.inputs + 1
+        for n in range(products.inputs):
+            absent = last_chunk if n >= present else Const(0)
+            m.d.comb += products.codes[n].eq(Mux(absent, 0, self.i.payload[n]))
+        m.d.comb += [
+            Value.cast(products.indices).eq(weights.row),
+            products.enable.eq(advance),
+            self.i.ready.eq(weights.valid & advance),
+            take.eq(self.i.valid & self.i.ready),
+            weights.next.eq(take),
+        ]
+
+        # Valid, and whether the sum is complete, of the products and of each tree level.
+        valid, last = take, last_chunk
+        terms = [[products.products[lane][n] for n in range(products.inputs)]
+                 for lane in range(products.lanes)]
+        for level in range(self.latency - 1):
+            valid_next, last_next = Signal(name=f"valid_{level}"), Signal(name=f"last_{level}")
+            with m.If(advance):
+                m.d.sync += [valid_next.eq(valid), last_next.eq(last)]
+            valid, last = valid_next, last_next
+            if level:
+                terms = [self._add_pairs(m, f"sum_{level}_{lane}", advance, lane_terms)
+                         for lane, lane_terms in enumerate(terms)]
+
+        # Sums leave through a shift register, which takes a group when it has run empty.
+        held = Signal(products.lanes * width)
+        left = Signal(range(parts + 1))
+        leaving = Signal()
+        m.d.comb += [
+            leaving.eq(self.o.valid & self.o.ready),
+            self.o.payload.as_value().eq(held[:self.o_lanes * width]),
+            self.o.valid.eq(left != 0),
+            advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
+        ]
+        with m.If(leaving):
+            m.d.sync += [left.eq(left - 1), held.eq(held >> self.o_lanes * width)]
+
+        for lane, (term,) in enumerate(terms):
+            acc = Signal(signed(width), name=f"acc_{lane}")
+            total = Signal(signed(width), name=f"total_{lane}")
+            m.d.comb += total.eq(acc + term)
+            with m.If(advance & valid):
+                m.d.sync += acc.eq(Mux(last, 0, total))
+                with m.If(last):
+                    m.d.sync += held[lane * width:(lane + 1) * width].eq(total)
+
+        # The last group may have fewer rows than there are lanes.
+        load = advance & valid & last
+        _, last_group = count_to(m, "group", self.groups, load)
+        rest = beats((self.outputs - 1) % products.lanes + 1, self.o_lanes)
+        with m.If(load):
+            m.d.sync += left.eq(Mux(last_group, rest, parts) if rest != parts else parts)
+
+        return m
+
+    def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[Value]) -> list[Value]:
+        sums = []
+        for n in range(0, len(terms), 2):
+            total = sum(terms[n + 1:n + 2], start=terms[n])
+            shape = min(Value.cast(total).shape(), self.acc_shape, key=lambda s: s.width)
+            register = Signal(shape, name=f"{name}_{n // 2}")
+            with m.If(enable):
+                m.d.sync += register.eq(total)
+            sums.append(register)
+        return sums

@@ -1,0 +1,344 @@
+"""Staircases: monotone step functions from integers to codes.
+
+Each takes a stream of vectors of integers and gives the vectors of their codes. Before
+it stands, where there is something to add, an `Offset`.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nomul.hw.stream import beats, vector
+from nomul.hw.table import Cycle, Storage, check_rows, look_up
+
+__all__ = ["Comparators", "Offset", "Search", "ShiftClip"]
+
+
+class Offset(wiring.Component):
+    """A constant for each element is added to it, or it is subtracted from the constant.
+
+    All paths from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally
+    on ``o.ready``.
+
+    Latency: 1 cycle. Throughput: 1 beat a cycle.
+
+    Parameters
+    ----------
+    i_shape, o_shape : shape-like
+        Signed shapes of an element; ``o_shape`` must hold every result.
+    offsets : sequence of int
+        One for each element of a vector, or a single one for all.
+    lanes : int
+        Elements to a beat; at least 1.
+    negate : bool
+        Subtract the elements.
+    storage : Storage
+        What holds the offsets.
+
+    Members
+    -------
+    i : In(vector(i_shape, lanes))
+        Elements.
+    o : Out(vector(o_shape, lanes))
+        Elements, offset.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    latency = 1
+
+    def __init__(self, i_shape: ShapeLike, o_shape: ShapeLike, *, offsets: Sequence[int],
+                 lanes: int, negate: bool, storage: Storage) -> None:
+        self.i_shape, self.o_shape = Shape.cast(i_shape), Shape.cast(o_shape)
+        self.offset_shape = signed(max(self.i_shape.width, self.o_shape.width) + 1)
+        self.offsets = check_rows(self.offset_shape, offsets)
+        if not self.offsets or lanes < 1:
+            raise ValueError("There must be at least one offset and one lane")
+        self.lanes = lanes
+        self.negate = negate
+        self.storage = storage
+        super().__init__({"i": In(vector(self.i_shape, lanes)),
+                          "o": Out(vector(self.o_shape, lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        # Only as wide as the sum: what an offset would add above that wraps back.
+        width = self.o_shape.width
+        offsets = [offset % (1 << width) for offset in self.offsets]
+        if len(offsets) == 1:
+            words = [sum(offsets[0] << lane * width for lane in range(self.lanes))]
+        else:
+            words = [sum(offset << lane * width for lane, offset in
+                         enumerate(offsets[n:n + self.lanes]))
+                     for n in range(0, len(offsets), self.lanes)]
+        m.submodules.constants = constants = Cycle(
+            unsigned(self.lanes * width), words, storage=self.storage)
+
+        take = Signal()
+        m.d.comb += [
+            self.i.ready.eq(constants.valid & (~self.o.valid | self.o.ready)),
+            take.eq(self.i.valid & self.i.ready),
+            constants.next.eq(take),
+        ]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(take):
+            m.d.sync += self.o.valid.eq(1)
+            for lane in range(self.lanes):
+                offset = constants.row.word_select(lane, width).as_signed()
+                element = self.i.payload[lane]
+                total = offset - element if self.negate else element + offset
+                m.d.sync += self.o.payload[lane].eq(total)
+
+        return m
+
+
+class ShiftClip(wiring.Component):
+    """A right shift that rounds down, then clipped to the codes: for thresholds that are
+    ``2**shift, 2 * 2**shift, …``.
+
+    All paths from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally
+    on ``o.ready``.
+
+    Latency: 1 cycle. Throughput: 1 beat a cycle.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Signed shape of an element.
+    shift : int
+        Logarithm of the step; at least 0.
+    codes : int
+        Number of codes; at least 2.
+    lanes : int
+        Elements to a beat; at least 1.
+
+    Members
+    -------
+    i : In(vector(shape, lanes))
+        Elements.
+    o : Out(vector(code_shape, lanes))
+        Codes.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    latency = 1
+
+    def __init__(self, shape: ShapeLike, *, shift: int, codes: int, lanes: int) -> None:
+        self.shape = Shape.cast(shape)
+        if shift < 0:
+            raise ValueError(f"Shift must be at least 0, not {shift!r}")
+        if codes < 2 or lanes < 1:
+            raise ValueError(f"There must be at least 2 codes and 1 lane, "
+                             f"not {codes!r} and {lanes!r}")
+        self.shift = shift
+        self.codes = codes
+        self.lanes = lanes
+        self.code_shape = Shape.cast(range(codes))
+        super().__init__({"i": In(vector(self.shape, lanes)),
+                          "o": Out(vector(self.code_shape, lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        m.d.comb += self.i.ready.eq(~self.o.valid | self.o.ready)
+        with m.If(self.i.ready):
+            m.d.sync += self.o.valid.eq(self.i.valid)
+            for lane in range(self.lanes):
+                steps = self.i.payload[lane] >> self.shift
+                code = Mux(steps >= self.codes - 1, self.codes - 1, steps)
+                m.d.sync += self.o.payload[lane].eq(Mux(steps < 0, 0, code))
+
+        return m
+
+
+class _Thresholds(wiring.Component):
+    """Staircases whose thresholds are any: what `Comparators` and `Search` have in common.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Signed shape of an element.
+    thresholds : sequence of rows of int, shape [rows, codes - 1]
+        Each row in increasing order, within ``shape`` or one above it (never passed);
+        a row for each element of a vector, or a single one for all.
+    falling : sequence of bool, shape [rows]
+        The code counts the thresholds that the element is at most, instead of at least.
+    lanes : int
+        Elements to a beat; at least 1.
+    storage : Storage
+        What holds the thresholds.
+
+    Members
+    -------
+    i : In(vector(shape, lanes))
+        Elements.
+    o : Out(vector(code_shape, lanes))
+        Codes.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, shape: ShapeLike, thresholds: Sequence[Sequence[int]], *,
+                 falling: Sequence[bool], lanes: int, storage: Storage) -> None:
+        self.shape = Shape.cast(shape)
+        # One bit more, so that one above the largest element is a threshold too.
+        self.threshold_shape = signed(self.shape.width + 1)
+        self.thresholds = tuple(check_rows(self.threshold_shape, row) for row in thresholds)
+        self.falling = tuple(bool(f) for f in falling)
+        if not self.thresholds or len({len(row) for row in self.thresholds}) != 1:
+            raise ValueError("There must be at least one row of thresholds, all of one length")
+        if len(self.falling) != len(self.thresholds) or not self.thresholds[0] or lanes < 1:
+            raise ValueError("There must be a direction for each row, at least one threshold "
+                             "in a row and at least one lane")
+        if any(a > b for row in self.thresholds for a, b in pairwise(row)):
+            raise ValueError("Thresholds must be in increasing order")
+        self.lanes = lanes
+        self.storage = storage
+        self.codes = len(self.thresholds[0]) + 1
+        self.code_shape = Shape.cast(range(self.codes))
+        super().__init__({"i": In(vector(self.shape, lanes)),
+                          "o": Out(vector(self.code_shape, lanes))})
+
+    def _rising(self, row: int) -> tuple[int, ...]:
+        """Thresholds of a row for the inverted element, if it falls: x <= t is ~x >= ~t."""
+        if not self.falling[row]:
+            return self.thresholds[row]
+        return tuple(~t for t in reversed(self.thresholds[row]))
+
+
+class Comparators(_Thresholds):
+    """One comparator for each threshold and lane; the code is the number that are passed.
+
+    All paths from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally
+    on ``o.ready``. For many thresholds `Search` is smaller.
+
+    Latency: 1 cycle. Throughput: 1 beat a cycle.
+    """
+
+    latency = 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        width, count = self.threshold_shape.width, self.codes - 1
+        rows = [sum(t % (1 << width) << n * width for n, t in enumerate(self._rising(row)))
+                | self.falling[row] << count * width for row in range(len(self.thresholds))]
+        size = count * width + 1
+        if len(rows) == 1:
+            words = [sum(rows[0] << lane * size for lane in range(self.lanes))]
+        else:
+            words = [sum(row << lane * size for lane, row in enumerate(rows[n:n + self.lanes]))
+                     for n in range(0, len(rows), self.lanes)]
+        m.submodules.constants = constants = Cycle(
+            unsigned(size * self.lanes), words, storage=self.storage)
+
+        take = Signal()
+        m.d.comb += [
+            self.i.ready.eq(constants.valid & (~self.o.valid | self.o.ready)),
+            take.eq(self.i.valid & self.i.ready),
+            constants.next.eq(take),
+        ]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(take):
+            m.d.sync += self.o.valid.eq(1)
+            for lane in range(self.lanes):
+                row = constants.row.word_select(lane, size)
+                element = Signal(self.shape, name=f"element_{lane}")
+                m.d.comb += element.eq(
+                    self.i.payload[lane] ^ row[-1].replicate(self.shape.width))
+                passed = [element >= row.word_select(n, width).as_signed() for n in range(count)]
+                m.d.sync += self.o.payload[lane].eq(sum(passed))
+
+        return m
+
+
+class Search(_Thresholds):
+    """Binary search among the thresholds: one bit of the code after the other, pipelined.
+
+    A code of n bits takes n comparators, whatever the number of thresholds. All paths
+    from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally on ``o.ready``.
+
+    Latency: 2 cycles for each bit of the code, and 1 more. Throughput: 1 beat a cycle.
+    """
+
+    @property
+    def latency(self) -> int:
+        return 2 * self.code_shape.width + 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        bits = self.code_shape.width
+        never = (1 << self.shape.width - 1)
+        full = [(*self._rising(row), *[never] * ((1 << bits) - self.codes))
+                for row in range(len(self.thresholds))]
+        steps = beats(len(full), self.lanes)
+        row_width = (steps - 1).bit_length()
+
+        advance = Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+        valid: Value = self.i.valid
+        row = Signal(range(steps))
+        with m.If(advance & valid):
+            m.d.sync += row.eq(Mux(row == steps - 1, 0, row + 1))
+
+        def register(name: str, value: Value) -> Signal:
+            stage = Signal(Value.cast(value).shape(), name=name)
+            with m.If(advance):
+                m.d.sync += stage.eq(value)
+            return stage
+
+        # Stage 0 inverts falling elements; then each bit takes a read and a comparison.
+        elements = []
+        for lane in range(self.lanes):
+            flips = [self.falling[n * self.lanes + lane] if len(full) > 1
+                     and n * self.lanes + lane < len(full) else self.falling[0]
+                     for n in range(steps)]
+            flip = Signal(name=f"flip_{lane}")
+            with m.Switch(row):
+                for n, value in enumerate(flips):
+                    with m.Case(n):
+                        m.d.comb += flip.eq(int(value))
+            elements.append(register(
+                f"element_{lane}",
+                (self.i.payload[lane].as_unsigned()
+                 ^ flip.replicate(self.shape.width)).as_signed()))
+        at: Value = register("row_in", row)
+        valid = register("valid_in", valid)
+        codes: list[Value] = [Signal(0, name=f"none_{lane}") for lane in range(self.lanes)]
+
+        for bit in range(bits):
+            span = 1 << bits - bit  # codes still possible before this bit is known
+            fetched = []
+            for lane in range(self.lanes):
+                table = [full[min(n * self.lanes + lane, len(full) - 1) if len(full) > 1 else 0]
+                         [prefix * span + span // 2 - 1]
+                         for n in range(steps) for prefix in range(1 << bit)]
+                address = Signal(range(max(2, len(table))), name=f"address_{bit}_{lane}")
+                m.d.comb += address.eq(Cat(codes[lane], at[:row_width] if row_width else Signal(0)))
+                fetched.append(look_up(m, f"thresholds_{bit}_{lane}", self.threshold_shape, table,
+                                       address, advance, self.storage))
+            elements = [register(f"fetched_{bit}_{lane}", e) for lane, e in enumerate(elements)]
+            codes = [register(f"prefix_{bit}_{lane}", c) for lane, c in enumerate(codes)]
+            at, valid = register(f"row_{bit}_a", at), register(f"valid_{bit}_a", valid)
+
+            passed = [elements[lane] >= fetched[lane].as_signed() for lane in range(self.lanes)]
+            codes = [register(f"code_{bit}_{lane}", Cat(passed[lane], codes[lane]))
+                     for lane in range(self.lanes)]
+            elements = [register(f"compared_{bit}_{lane}", e) for lane, e in enumerate(elements)]
+            at = register(f"row_{bit}_b", at)
+            valid = register(f"valid_{bit}_b", valid)
+
+        m.d.comb += self.o.valid.eq(valid)
+        for lane in range(self.lanes):
+            m.d.comb += self.o.payload[lane].eq(codes[lane])
+        return m

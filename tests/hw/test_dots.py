@@ -1,0 +1,108 @@
+# amaranth: UnusedElaboratable=no
+"""DotProducts and its product circuits against NumPy."""
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.hdl import signed
+
+from nomul.hw.dots import DotProducts
+from nomul.hw.product import Products, ShiftAddProducts, TableProducts, shift_add_slopes
+from nomul.hw.shapes import signed_range
+from nomul.hw.stream import beats
+from nomul.hw.table import Storage
+from nomul.sim.bench import measure, transfer
+
+POW2 = np.outer([0, 1, -1, 2, -2, 4, -8], np.arange(16))
+ANY = np.outer([3, -7, 11, 0, 5], np.arange(8)) // 2  # rounded: no product of two numbers
+
+
+def engine(circuit: type[Products], table: Any, weights: Any, lanes: int, inputs: int,
+           storage: Storage = Storage.LOGIC) -> DotProducts:
+    options = {"storage": storage} if circuit is TableProducts else {}
+    products = circuit(table.tolist(), lanes=lanes, inputs=inputs, **options)
+    peak = int(np.abs(table).max()) * weights.shape[1]
+    chunks = beats(weights.shape[1], inputs)
+    o_lanes = next(n for n in range(1, lanes + 1) if lanes % n == 0 and n * chunks >= lanes)
+    return DotProducts(products, weights.tolist(), o_lanes=o_lanes, storage=storage,
+                       acc_shape=signed_range(-peak, peak))
+
+
+def in_chunks(vectors: Any, dut: DotProducts) -> list[list[int]]:
+    """Beats of the vectors, each as often as there are groups; absent lanes hold nonsense."""
+    lanes = dut.products.inputs
+    padded = np.full((len(vectors), dut.chunks * lanes), dut.products.code_shape.width)
+    padded[:, :vectors.shape[1]] = vectors
+    repeated = padded.reshape(len(vectors), 1, dut.chunks, lanes).repeat(dut.groups, axis=1)
+    return repeated.reshape(-1, lanes).tolist()
+
+
+def products(table: Any, weights: Any, vectors: Any) -> Any:
+    return table[weights[None], vectors[:, None, :]].sum(axis=2)
+
+
+@pytest.mark.parametrize("circuit, table, storage", [
+    (ShiftAddProducts, POW2, Storage.LOGIC), (TableProducts, POW2, Storage.LOGIC),
+    (TableProducts, ANY, Storage.LOGIC), (TableProducts, ANY, Storage.BLOCK),
+    (ShiftAddProducts, POW2[:1], Storage.BLOCK), (TableProducts, ANY[1:3, :2], Storage.LOGIC)])
+@pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
+    (1, 1, 1, 1), (5, 7, 1, 1), (5, 7, 2, 3), (6, 4, 6, 4), (7, 9, 3, 2), (4, 8, 2, 8),
+    (8, 3, 4, 2)])
+def test_sums_are_exact(circuit: type[Products], table: Any, storage: Storage, outputs: int,
+                        inputs: int, lanes: int, at_once: int) -> None:
+    rng = np.random.default_rng([outputs, inputs, lanes])
+    weights = rng.integers(0, len(table), (outputs, inputs))
+    vectors = rng.integers(0, table.shape[1], (5, inputs))
+    # Vectors 0 and 1 drive output 0 to both ends of its range.
+    vectors[0] = table[weights[0]].argmax(axis=1)
+    vectors[1] = table[weights[0]].argmin(axis=1)
+    dut = engine(circuit, table, weights, lanes, at_once, storage)
+
+    per_vector = beats(outputs, dut.o_lanes)
+    got = transfer(dut, in_chunks(vectors, dut), 5 * per_vector, seed=inputs)
+    sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
+    assert sums.tolist() == products(table, weights, vectors).tolist()
+
+
+@pytest.mark.parametrize("lanes, at_once", [(1, 1), (2, 4), (4, 1), (8, 8)])
+def test_takes_a_beat_every_cycle(lanes: int, at_once: int) -> None:
+    rng = np.random.default_rng(lanes)
+    weights, vectors = rng.integers(0, 7, (8, 16)), rng.integers(0, 16, (4, 16))
+    dut = engine(ShiftAddProducts, POW2, weights, lanes, at_once)
+    cycles = measure(dut, in_chunks(vectors, dut), 4 * beats(8, dut.o_lanes))
+    interval = dut.chunks * dut.groups
+    first = [cycles[n * beats(8, dut.o_lanes)] for n in range(4)]
+    assert np.diff(first).tolist() == [interval] * 3
+    assert first[0] == dut.chunks - 1 + dut.latency + 1  # and a cycle to fetch the first weights
+
+
+def test_slopes_are_found_only_where_they_are_exact() -> None:
+    assert shift_add_slopes(POW2.tolist()) == (0, 1, -1, 2, -2, 4, -8)
+    assert shift_add_slopes([[0, 3, 6]]) is None
+    assert shift_add_slopes([[0, 2, 5]]) is None
+    assert shift_add_slopes([[0]]) == (0,)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: ShiftAddProducts([[0, 3]], lanes=1, inputs=1),
+     "Shift-add products must be a signed power of two, or zero, times the code; use a table"),
+    (lambda: ShiftAddProducts([[1, 1]], lanes=1, inputs=1),
+     "Product table must be zero at code 0"),
+    (lambda: ShiftAddProducts([[0, 1]], lanes=0, inputs=1),
+     "Lanes and inputs must be at least 1, not 0 and 1"),
+    (lambda: ShiftAddProducts([], lanes=1, inputs=1),
+     "Product table must have at least one row and one column, and rows of equal length"),
+    (lambda: DotProducts(ShiftAddProducts([[0, 1]], lanes=4, inputs=1), [[0]] * 4, o_lanes=1,
+                         acc_shape=signed(4), storage=Storage.LOGIC),
+     "Output lanes must divide the 4 lanes and be at least 4, not 1"),
+    (lambda: DotProducts(ShiftAddProducts([[0, 1]], lanes=1, inputs=1), [[]], o_lanes=1,
+                         acc_shape=signed(4), storage=Storage.LOGIC),
+     "Rows of weights must be of one length, at least 1"),
+    (lambda: DotProducts(ShiftAddProducts([[0, 1]], lanes=1, inputs=1), [[0]], o_lanes=1,
+                         acc_shape=4, storage=Storage.LOGIC),
+     "Accumulator shape must be signed, not unsigned(4)"),
+])
+def test_parameters_are_checked(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
