@@ -95,8 +95,8 @@ class Levels(Value):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", integers("levels", self.values, 1))
-        if len(self.values) < 1 or (np.diff(self.values) <= 0).any():
-            raise ModelError("levels must be one or more and strictly increasing")
+        if len(self.values) < 2 or (np.diff(self.values) <= 0).any():
+            raise ModelError("levels must be two or more and strictly increasing")
 
     @classmethod
     def uniform(cls, codes: int, *, start: int = 0, step: int = 1, exponent: int = 0) -> Levels:
@@ -316,7 +316,7 @@ class Dense(Layer):
     @property
     def fan_in(self) -> int:
         """Inputs of one output."""
-        return self.assignment.shape[1]
+        return int(self.assignment.shape[1])
 
     @property
     def weights(self) -> Ints:

@@ -5,7 +5,7 @@ lanes of its last beat that hold no element hold anything.
 """
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -39,6 +39,8 @@ def count_to(m: Module, name: str, length: int, enable: Value) -> tuple[Value, V
 
     A counter of length 1 takes no hardware.
     """
+    if length == 1:
+        return Const(0), Const(1)
     count = Signal(range(length), name=name)
     last = count == length - 1
     with m.If(enable):

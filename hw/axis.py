@@ -1,0 +1,92 @@
+"""AXI4-Stream ports around a chain of layers."""
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Shape, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from nomul.hw.stream import beats, count_to
+
+__all__ = ["AxisTop", "axis_width"]
+
+
+def axis_width(shape: Any, lanes: int) -> int:
+    """Width of ``tdata`` that carries ``lanes`` elements, each in a whole number of bytes."""
+    return lanes * 8 * max(1, -(-Shape.cast(shape).width // 8))
+
+
+class AxisTop(wiring.Component):
+    """A network with AXI4-Stream ports: images in, results out.
+
+    Each element travels in its own whole bytes of ``tdata``, the first one lowest; codes are
+    zero-extended, integers sign-extended. ``s_axis_tready`` depends combinationally on
+    ``m_axis_tready`` only where the first and last layer say so.
+
+    Parameters
+    ----------
+    body : component
+        Takes a stream ``i`` and gives a stream ``o`` of vectors.
+    i_length, o_length : int
+        Elements of an image and of a result.
+
+    Members
+    -------
+    s_axis_tdata, s_axis_tvalid, s_axis_tready, s_axis_tlast
+        Images. ``tlast`` marks the last beat of an image; it is checked, not needed.
+    m_axis_tdata, m_axis_tvalid, m_axis_tready, m_axis_tlast
+        Results. ``tlast`` marks the last beat of a result.
+    frame_error : Out(1)
+        Set, until reset, by an ``s_axis_tlast`` that is missing or at another beat than
+        the last of an image.
+    """
+
+    def __init__(self, body: Any, *, i_length: int, o_length: int) -> None:
+        self.body = body
+        self.i_length = i_length
+        self.o_length = o_length
+        self.i_layout: data.ArrayLayout = body.i.payload.shape()
+        self.o_layout: data.ArrayLayout = body.o.payload.shape()
+        super().__init__({
+            "s_axis_tdata": In(axis_width(self.i_layout.elem_shape, self.i_layout.length)),
+            "s_axis_tvalid": In(1),
+            "s_axis_tready": Out(1),
+            "s_axis_tlast": In(1),
+            "m_axis_tdata": Out(axis_width(self.o_layout.elem_shape, self.o_layout.length)),
+            "m_axis_tvalid": Out(1),
+            "m_axis_tready": In(1),
+            "m_axis_tlast": Out(1),
+            "frame_error": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        m.submodules.body = body = self.body
+
+        i_field = len(self.s_axis_tdata) // self.i_layout.length
+        for lane in range(self.i_layout.length):
+            m.d.comb += body.i.payload[lane].eq(self.s_axis_tdata.word_select(lane, i_field))
+        o_field = len(self.m_axis_tdata) // self.o_layout.length
+        for lane in range(self.o_layout.length):
+            field = Signal(Shape(o_field, Shape.cast(self.o_layout.elem_shape).signed),
+                           name=f"o_field_{lane}")
+            m.d.comb += [field.eq(body.o.payload[lane]),
+                         self.m_axis_tdata.word_select(lane, o_field).eq(field)]
+
+        put = self.s_axis_tvalid & self.s_axis_tready
+        get = self.m_axis_tvalid & self.m_axis_tready
+        _, i_last = count_to(m, "i_beat", beats(self.i_length, self.i_layout.length), put)
+        _, o_last = count_to(m, "o_beat", beats(self.o_length, self.o_layout.length), get)
+        m.d.comb += [
+            body.i.valid.eq(self.s_axis_tvalid),
+            self.s_axis_tready.eq(body.i.ready),
+            self.m_axis_tvalid.eq(body.o.valid),
+            body.o.ready.eq(self.m_axis_tready),
+            self.m_axis_tlast.eq(o_last),
+        ]
+        with m.If(put & (self.s_axis_tlast != i_last)):
+            m.d.sync += self.frame_error.eq(1)
+
+        return m
