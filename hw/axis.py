@@ -14,7 +14,7 @@ __all__ = ["AxisTop", "axis_width"]
 
 def axis_width(shape: Any, lanes: int) -> int:
     """Width of ``tdata`` that carries ``lanes`` elements, each in a whole number of bytes."""
-    return lanes * 8 * max(1, -(-Shape.cast(shape).width // 8))
+    return lanes * 8 * max(1, -(-int(Shape.cast(shape).width) // 8))
 
 
 class AxisTop(wiring.Component):

@@ -272,7 +272,7 @@ class Search(_Thresholds):
 
     @property
     def latency(self) -> int:
-        return 2 * self.code_shape.width + 1
+        return 2 * int(self.code_shape.width) + 1
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

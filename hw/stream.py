@@ -153,13 +153,19 @@ class Regroup(wiring.Component):
         taken = Signal(range(self.o_lanes + 1))
         given = Signal(range(self.i_lanes + 1))
         m.d.comb += [
-            self.o.payload.as_value().eq(stored[:self.o_lanes * width]),
             self.o.valid.eq(fill >= elements(self.o_lanes, o_last)),
             self.i.ready.eq(fill <= capacity - self.i_lanes),
             taken.eq(Mux(pop, elements(self.o_lanes, o_last), 0)),
             given.eq(Mux(push, elements(self.i_lanes, i_last), 0)),
             after.eq(fill - taken),
         ]
+
+        # Behind the last element of a vector lies the next one, which may come while stalled.
+        present = (self.length - 1) % self.o_lanes + 1
+        for n in range(self.o_lanes):
+            element = stored.word_select(n, width)
+            m.d.comb += self.o.payload.as_value().word_select(n, width).eq(
+                Mux(o_last, 0, element) if n >= present else element)
 
         kept = Cat(Mux(n < after, 1, 0).replicate(width) for n in range(capacity))
         left = Signal(capacity * width)

@@ -31,6 +31,7 @@ class Tap:
         self.signed: bool = description["signed"]
         self.values: list[list[int]] = description["values"]
         self.payload, self.valid, self.ready = payload, valid, ready
+        self.got: list[list[int]] = [[] for _ in self.values]
         self.cycles: list[list[int]] = [[] for _ in self.values]
         self.wrong: set[int] = set()
         self.first_difference: dict[str, Any] | None = None
@@ -46,11 +47,12 @@ class Tap:
         start, mask = beat * self.lanes, (1 << self.bits) - 1
         for lane, due in enumerate(self.values[image][start:start + self.lanes]):
             got = word >> lane * self.bits & mask
-            if got != due & mask:
+            if self.signed:
+                got -= (got >> self.bits - 1) << self.bits
+            self.got[image].append(got)
+            if got != due:
                 self.wrong.add(image)
                 if not self.first_difference:
-                    if self.signed:
-                        got -= (got >> self.bits - 1) << self.bits
                     self.first_difference = {
                         "layer": self.name, "image": image, "cycle": cycle(),
                         "position": position(start + lane, self.shape),
@@ -172,7 +174,7 @@ async def play(dut: Any, run: dict[str, Any]) -> None:
     Path(run["output"]).write_text(json.dumps({
         "finished": finished,
         "seen": {tap.name: tap.seen for tap in taps},
-        "results": len(left),
+        "results": len(left), "got": result.got,
         "wrong": sorted(result.wrong | set().union(*(tap.wrong for tap in taps))),
         "first_difference": min(first, key=lambda d: d["cycle"], default=None),
         "frame_error": int(dut.frame_error.value),

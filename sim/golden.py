@@ -60,8 +60,9 @@ class Trace(Mapping[str, Ints]):
     def classes(self) -> Ints:
         """Class of each image: the output of an argmax, else the index of the largest value."""
         if isinstance(self.network.layers[-1], Argmax):
-            return self.output[:, 0]
-        return self.output.reshape(len(self.output), -1).argmax(axis=1)
+            return self.output.reshape(-1)
+        classes: Ints = self.output.reshape(len(self.output), -1).argmax(axis=1)
+        return classes
 
 
 def check_images(network: Network, images: ArrayLike) -> Ints:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +43,8 @@ class Simulation:
     latency, interval, ideal_interval : int
         Cycles without stalls: from the first beat of an image to the last of its result,
         between results, and what the plan says of the latter.
+    classes : list of int
+        Class that the Verilog gave for each image.
     accuracy, golden_accuracy : float or None
         Of the Verilog's classes and of the golden model's, where labels are known.
     timeline : list of dict
@@ -59,6 +61,7 @@ class Simulation:
     latency: int
     interval: int
     ideal_interval: int
+    classes: list[int]
     accuracy: float | None
     golden_accuracy: float | None
     timeline: list[dict[str, Any]]
@@ -162,17 +165,18 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
         stalled["first_difference"] = free["first_difference"]
     wrong = set(stalled["wrong"]) | set(free["wrong"])
     results = free["left"]
-    classes = np.delete(vectors.classes[:count], sorted(wrong))
-    labels = None if vectors.labels is None else np.delete(vectors.labels[:count], sorted(wrong))
+    # An argmax gives the class; of raw scores it is the first of the largest.
+    classes = np.array([got[0] if len(got) == 1 else int(np.argmax(got))
+                        for got in stalled["got"]])
+    labels = None if vectors.labels is None else vectors.labels[:count]
+    golden = vectors.classes[:count]
     return Simulation(
         images=count, mismatches=len(wrong), first_difference=stalled["first_difference"],
         latency=results[0] - free["entered"][0] + 1,
         interval=(results[-1] - results[1]) // (len(results) - 2) if len(results) > 2 else 0,
-        ideal_interval=max(intervals(plan, network).values()),
-        accuracy=None if labels is None else float((classes == labels).sum() / count),
-        golden_accuracy=replace(vectors, classes=vectors.classes[:count],
-                                labels=vectors.labels[:count]).accuracy
-        if vectors.labels is not None else None,
+        ideal_interval=max(intervals(plan, network).values()), classes=classes.tolist(),
+        accuracy=None if labels is None else float((classes == labels).mean()),
+        golden_accuracy=None if labels is None else float((golden == labels).mean()),
         timeline=free["timeline"], stall=stall, seed=seed, simulator=simulator)
 
 

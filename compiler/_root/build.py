@@ -1,0 +1,129 @@
+"""The build folder: Verilog, vectors, plan and manifest, bound together by digests.
+
+======================= =========================================================
+``network.nomul``       the network, with how it was trained
+``plan.json``           how it is built
+``<name>.v``            the Verilog
+``vectors.safetensors`` images, and what every layer makes of them
+``manifest.json``       ports, estimates, versions, and SHA-256 of the files above
+``sim.json``            written by `nomul sim`
+``synth.json``          written by `nomul synth`, with a folder for each chip
+``report.html``         written by `nomul report`, as is ``report.json``
+======================= =========================================================
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nomul.boards.doctor import tool_versions
+from nomul.compiler.emit import Emitted, Port, emit
+from nomul.compiler.errors import DataError
+from nomul.compiler.files import new_folder
+from nomul.compiler.network import Network
+from nomul.compiler.plan import Plan, intervals, load_plan, plan_json
+from nomul.compiler.storage import load, load_provenance, save
+from nomul.images import Images
+from nomul.sim.vectors import Vectors, load_vectors, make_vectors, save_vectors
+
+__all__ = ["BuildFolder", "open_build", "write_build"]
+
+NETWORK, PLAN, VECTORS, MANIFEST = (
+    "network.nomul", "plan.json", "vectors.safetensors", "manifest.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFolder:
+    """An opened build folder, all of whose files belong together."""
+
+    path: Path
+    network: Network
+    provenance: dict[str, Any]
+    plan: Plan
+    circuit: Emitted
+    vectors: Vectors
+    targets: tuple[str, ...]
+
+
+def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
+                provenance: dict[str, Any] | None = None, targets: Sequence[str] = (),
+                command: str | None = None) -> BuildFolder:
+    """Emit ``network`` as ``plan`` says into ``folder``, with vectors for ``images``.
+
+    A build that was there is replaced, when all is written.
+
+    Raises
+    ------
+    DataError
+        If ``folder`` holds something else than a build, or cannot be written.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise DataError(f"folder '{folder}' must be new, empty or an earlier build, but holds "
+                        "other files; choose another one")
+    circuit = emit(network, plan)
+    vectors = make_vectors(network, images.codes, images.labels, source=images.source)
+    with new_folder(folder) as new:
+        save(network, new / NETWORK, provenance=provenance)
+        (new / PLAN).write_text(plan_json(plan))
+        (new / f"{network.name}.v").write_text(circuit.verilog)
+        save_vectors(vectors, new / VECTORS)
+        cycles = intervals(plan, network)
+        manifest = {
+            "network": network.digest, "top": network.name, "verilog": f"{network.name}.v",
+            "command": command, "targets": list(targets),
+            "sha256": {name: _sha256(new / name)
+                       for name in (NETWORK, PLAN, VECTORS, f"{network.name}.v")},
+            "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
+                      "taps": [asdict(tap) for tap in circuit.taps]},
+            "estimate": {"ideal_interval": max(cycles.values()), "layers": cycles},
+            "vectors": {"source": vectors.source, "images": len(vectors.images),
+                        "accuracy": vectors.accuracy},
+            "tools": tool_versions(),
+        }
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return open_build(folder)
+
+
+def open_build(folder: Path) -> BuildFolder:
+    """Read the build in ``folder``; `DataError` if its files are missing, or do not belong
+    together."""
+    remedy = "build again with 'nomul build'"
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"folder '{folder}' must hold a build, but has no {MANIFEST}; "
+                        "make one with 'nomul build'")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, digest in manifest["sha256"].items():
+            if not (folder / name).is_file():
+                raise DataError(f"file '{folder / name}' must exist; {remedy}")
+            if _sha256(folder / name) != digest:
+                raise DataError(f"file '{folder / name}' must be as it was built, but its SHA-256 "
+                                f"differs from the one in {MANIFEST}; {remedy}")
+        ports = manifest["ports"]
+        circuit = Emitted(verilog=(folder / manifest["verilog"]).read_text(),
+                          s_axis=Port(**ports["s_axis"]), m_axis=Port(**ports["m_axis"]),
+                          taps=tuple(Port(**tap) for tap in ports["taps"]))
+        digest, targets = manifest["network"], tuple(manifest["targets"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"file '{folder / MANIFEST}' must be whole ({error!r}); "
+                        f"{remedy}") from error
+    network = load(folder / NETWORK)
+    vectors = load_vectors(folder / VECTORS)
+    for what, theirs in ((MANIFEST, digest), (VECTORS, vectors.network)):
+        if theirs != network.digest:
+            raise DataError(f"file '{folder / what}' must be of the network in this folder "
+                            f"({network.digest[:12]}), not of {theirs[:12]}; {remedy}")
+    return BuildFolder(path=folder, network=network,
+                       provenance=load_provenance(folder / NETWORK),
+                       plan=load_plan(folder / PLAN, network), circuit=circuit, vectors=vectors,
+                       targets=targets)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,79 @@
+"""A build folder's circuit on chips: bitstreams, and their figures in ``synth.json``."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from nomul.boards.doctor import tool_versions
+from nomul.boards.shell import PinShell
+from nomul.boards.synth import synthesize
+from nomul.boards.targets import Target
+from nomul.build import BuildFolder
+from nomul.compiler.errors import FitError
+from nomul.compiler.files import replace_file
+from nomul.compiler.lower import lower
+from nomul.compiler.network import Dense
+
+__all__ = ["stored_bits", "synthesize_build"]
+
+
+def synthesize_build(build: BuildFolder, chips: Sequence[Target], *, seeds: Iterable[int],
+                     clock_mhz: float | None = None, jobs: int | None = None,
+                     command: str | None = None,
+                     progress: Callable[[str, int, int, str], None] | None = None,
+                     ) -> tuple[dict[str, dict[str, Any]], list[FitError]]:
+    """Synthesize ``build`` for each of ``chips``, into folders by their names.
+
+    ``synth.json`` gets the figures, beside those of other chips that were there.
+
+    Returns
+    -------
+    results : dict of chip name to figures
+    errors : list of FitError
+        For chips that are too small.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    errors: list[FitError] = []
+    for chip in chips:
+        def report(done: int, total: int, text: str, name: str = chip.name) -> None:
+            if progress:
+                progress(name, done, total, text)
+
+        try:
+            synthesis = synthesize(
+                PinShell(lower(build.network, build.plan)), build.network.name, chip,
+                build.path / "synth" / chip.name, seeds=tuple(seeds), clock_mhz=clock_mhz,
+                jobs=jobs, progress=report)
+        except FitError as error:
+            errors.append(error)
+            continue
+        figures = synthesis.as_json()
+        figures["bram_bits"]["stored"] = stored_bits(build)
+        figures["bitstream"] = f"synth/{chip.name}/{figures['bitstream']}"
+        results[chip.name] = figures
+    _merge(build, results, command)
+    return results, errors
+
+
+def stored_bits(build: BuildFolder) -> int:
+    """Bits of the assignments that the plan keeps in block RAM."""
+    return sum(layer.assignment.size * max(1, layer.assignment_bits)
+               for layer in build.network.layers if isinstance(layer, Dense)
+               and build.plan[layer.name].weights_in.value == "block")
+
+
+def _merge(build: BuildFolder, results: dict[str, dict[str, Any]], command: str | None) -> None:
+    file = build.path / "synth.json"
+    targets: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            earlier = json.loads(file.read_text())
+            if earlier["network"] == build.network.digest:
+                targets = dict(earlier["targets"])
+        except (ValueError, KeyError, TypeError):
+            pass  # a damaged file is replaced by a whole one
+    if results:
+        replace_file(file, json.dumps({
+            "network": build.network.digest, "command": command, "targets": targets | results,
+            "tools": tool_versions()}, indent=1) + "\n")

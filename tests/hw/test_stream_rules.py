@@ -1,0 +1,58 @@
+# amaranth: UnusedElaboratable=no
+"""Every streaming component keeps the stream rules, whatever its neighbours do."""
+from pathlib import Path
+from typing import Any
+
+import pytest
+from amaranth.hdl import Module, signed
+
+from nomul.hw.argmax import Argmax
+from nomul.hw.chain import Chain
+from nomul.hw.dots import DotProducts
+from nomul.hw.product import ShiftAddProducts, TableProducts
+from nomul.hw.replay import Replay
+from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
+from nomul.hw.stream import Regroup
+from nomul.hw.table import Storage
+from nomul.sim.formal import prove_streams
+
+pytestmark = pytest.mark.formal
+
+TABLE = [[0, 1], [0, -2]]
+
+
+def dots(products: Any) -> DotProducts:
+    return DotProducts(products, [[0, 1, 1], [1, 0, 1], [1, 1, 1]], acc_shape=signed(4),
+                       o_lanes=1, storage=Storage.LOGIC)
+
+
+@pytest.mark.parametrize("dut", [
+    Regroup(2, i_lanes=1, o_lanes=2, length=3),
+    Regroup(2, i_lanes=2, o_lanes=1, length=3),
+    Regroup(2, i_lanes=2, o_lanes=3, length=5),
+    Replay(2, length=2, repeats=2, depth=4),
+    dots(ShiftAddProducts(TABLE, lanes=2, inputs=1)),
+    dots(TableProducts(TABLE, lanes=2, inputs=2, storage=Storage.LOGIC)),
+    Offset(signed(3), signed(4), offsets=[1, 2, 3], lanes=1, negate=False, storage=Storage.LOGIC),
+    ShiftClip(signed(4), shift=1, codes=3, lanes=1),
+    Comparators(signed(3), [[0, 2], [1, 1]], falling=[False, True], lanes=1,
+                storage=Storage.LOGIC),
+    Search(signed(3), [[0, 2], [1, 1]], falling=[False, True], lanes=1, storage=Storage.LOGIC),
+    Argmax(signed(3), lanes=1, length=3),
+    Argmax(signed(3), lanes=2, length=3),
+    Chain({"add": Offset(signed(3), signed(4), offsets=[1], lanes=1, negate=False,
+                         storage=Storage.LOGIC),
+           "clip": ShiftClip(signed(4), shift=1, codes=3, lanes=1)}),
+], ids=lambda dut: type(dut).__name__)
+def test_holds_while_stalled(dut: Any, tmp_path: Path) -> None:
+    assert prove_streams(dut, tmp_path, depth=12)
+
+
+def test_the_proof_can_fail(tmp_path: Path) -> None:
+    class Overwrites(Argmax):
+        def elaborate(self, platform: object) -> Module:
+            m = super().elaborate(platform)
+            m.d.sync += self.o.payload[0].eq(~self.o.payload[0])  # the last assignment wins
+            return m
+
+    assert not prove_streams(Overwrites(signed(3), lanes=1, length=3), tmp_path)
