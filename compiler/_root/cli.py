@@ -26,7 +26,8 @@ from nomul.compiler.network import Codes, Dense, Network
 
 __all__ = ["main"]
 
-console = Console()
+# A terminal's own width; wide enough for the tables where there is none.
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 class Commands(click.Group):
@@ -189,9 +190,15 @@ def info(network_file: Path) -> None:
 
     network, provenance = load(network_file), load_provenance(network_file)
     _table(f"{network.name}  {network.digest[:12]}",
-           {"layer": False, "kind": False, "output": False, "weights": True, "dictionary": False,
-            "weight bits": True, "memory bits": True, "multiplications": True, "left": True},
+           {"layer": False, "output": False, "weights": True, "bits": True, "memory": True,
+            "dictionary": False},
            [_layer_row(network, layer.name) for layer in network.layers])
+    dense = [layer for layer in network.layers if isinstance(layer, Dense)]
+    before = sum(layer.assignment.size for layer in dense)
+    regrouped = sum(min(layer.fan_in, len(layer.dictionary)) * layer.outputs for layer in dense)
+    console.print(f"[bold]multiplications[/] {before:,} an inference in a float net, {regrouped:,} "
+                  "with inputs grouped by dictionary entry (the paper), 0 in hardware",
+                  highlight=False)
     for key, value in provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
         console.print(f"[bold]{key}[/] {text}", highlight=False)
@@ -199,19 +206,19 @@ def info(network_file: Path) -> None:
 
 def _layer_row(network: Network, name: str) -> tuple[Any, ...]:
     layer, wire = network[name], network.wires[name]
-    shape = " x ".join(map(str, wire.shape))
+    shape = "x".join(map(str, wire.shape))
     output = (f"{shape}, {wire.levels.bits} bit codes" if isinstance(wire, Codes)
               else f"{shape}, {wire.low:,} to {wire.high:,}")
-    kind = type(layer).__name__.lower()
     if not isinstance(layer, Dense):
-        return (name, kind, output, *[None] * 6)
+        return (name, output, *[None] * 4)
     from nomul.compiler.quantize.memory import memory_bits
     entries = layer.dictionary.tolist()
-    shown = " ".join(map(str, entries)) if len(entries) <= 16 else f"{len(entries)} entries"
+    shown = " ".join(map(str, entries)) if len(entries) <= 8 else (
+        f"{len(entries)}: {entries[0]} … {entries[-1]}")
     value_bits = max(v.bit_length() + (min(entries) < 0) for v in map(abs, entries))
-    return (name, kind, output, layer.assignment.size, f"{shown}  (2^{layer.exponent})",
-            layer.assignment_bits, memory_bits(layer.assignment.size, len(entries), value_bits),
-            layer.assignment.size, 0)
+    return (name, output, layer.assignment.size, layer.assignment_bits,
+            memory_bits(layer.assignment.size, len(entries), value_bits),
+            f"{shown}  (x 2^{layer.exponent})")
 
 
 _data_option = click.option(

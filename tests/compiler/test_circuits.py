@@ -1,0 +1,70 @@
+"""The integers of the circuits against brute force."""
+import numpy as np
+import pytest
+
+from nomul.compiler.circuits import dense_terms, shift_clip_terms, threshold_rows
+from nomul.compiler.network import Dense, Levels, Staircase
+from nomul.sim.golden import apply_staircase
+from nomul.sim.random_networks import random_network
+
+
+def hidden_layers() -> list[tuple[Dense, Levels]]:
+    found = []
+    for network in map(random_network, range(150)):
+        for layer in network.layers:
+            if isinstance(layer, Dense) and layer.staircase:
+                wire, = network.reads(layer)
+                found.append((layer, wire.levels))  # type: ignore[union-attr]
+    return found
+
+
+def test_moved_constants_give_the_same_accumulators() -> None:
+    for layer, levels in hidden_layers():
+        terms = dense_terms(layer, levels)
+        codes = np.random.default_rng(0).integers(0, len(levels), (20, layer.fan_in))
+        sums = terms.products[layer.assignment[None], codes[:, None]].sum(axis=2)
+        direct = layer.products(levels)[layer.assignment[None], codes[:, None]].sum(axis=2)
+        assert (sums + terms.offsets == direct + layer.bias).all()
+        assert (terms.low <= sums).all() and (sums <= terms.high).all()
+        assert not terms.products[:, 0].any()
+
+
+def test_shifts_are_found_where_they_exist_and_only_there() -> None:
+    found = 0
+    for layer, levels in hidden_layers():
+        assert layer.staircase
+        low, high = layer.accumulators(levels)
+        terms = shift_clip_terms(layer.staircase, low, high)
+        values = np.arange(low.min(), high.max() + 1)
+        golden = apply_staircase(layer.staircase, np.stack([values] * layer.outputs, axis=1))
+        reach = (values[:, None] >= low) & (values[:, None] <= high)
+        top = len(layer.staircase.levels) - 1
+        if terms:
+            found += 1
+            moved = (-1 if terms.negate else 1) * values[:, None] + terms.offsets
+            shifted = np.clip(moved >> terms.shift, 0, top)
+            assert (shifted == golden)[reach].all()
+        else:
+            assert not any(
+                (np.where(reach, np.clip((sign * values[:, None] + offset) >> shift, 0, top),
+                          golden) == golden).all()
+                for sign in (1, -1) for shift in range(8)
+                for offset in range(-40, 41)), "one offset for all outputs would do"
+    assert found > 50
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_threshold_rows_give_the_same_codes(bias: bool) -> None:
+    for layer, levels in hidden_layers():
+        assert layer.staircase
+        terms = dense_terms(layer, levels)
+        offsets = terms.offsets if bias and layer.staircase.per_channel else (
+            np.full(layer.outputs, 3))
+        low, high = int(terms.low.min()), int(terms.high.max())
+        rows, falling = threshold_rows(layer.staircase, offsets, low, high)
+        values = np.arange(low, high + 1)
+        golden = apply_staircase(layer.staircase, values[:, None] + offsets)
+        each = values[:, None, None]
+        codes = np.where(np.array(falling)[:, None], each <= rows, each >= rows).sum(axis=2)
+        assert (np.broadcast_to(codes, golden.shape) == golden).all()
+        assert rows.min() >= low - 1 and rows.max() <= high + 1

@@ -1,0 +1,157 @@
+"""Plans: folding, circuits, JSON, and what is refused."""
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nomul.compiler.errors import DataError, PlanError
+from nomul.compiler.network import Argmax, Dense, Flatten, Input, Levels, Network, Staircase
+from nomul.compiler.plan import (
+    ProductCircuit,
+    StaircaseCircuit,
+    check_plan,
+    fold_for_interval,
+    intervals,
+    load_plan,
+    make_plan,
+    parse_folds,
+    plan_json,
+)
+from nomul.sim.random_networks import random_network, random_plan
+
+
+def small(dictionary: Any = (-2, 0, 1, 4), thresholds: Any = (8, 16, 24)) -> Network:
+    rng = np.random.default_rng(0)
+    levels = Levels.uniform(4)
+    return Network(name="small", layers=(
+        Input(name="pixels", shape=(3, 5, 1), levels=levels),
+        Flatten(name="flat", inputs=("pixels",)),
+        Dense(name="dense1", inputs=("flat",), dictionary=dictionary, bias=[0] * 7,
+              assignment=rng.integers(0, len(dictionary), (7, 15)),
+              staircase=Staircase(thresholds=[thresholds], levels=levels)),
+        Dense(name="dense2", inputs=("dense1",), dictionary=[-1, 1], bias=[0] * 3,
+              assignment=rng.integers(0, 2, (3, 7))),
+        Argmax(name="best", inputs=("dense2",))))
+
+
+@pytest.mark.parametrize("fold, cycles", [
+    ((1, 1), 105), ((2, 4), 16), ((7, 15), 1), ((3, 7), 9), ((7, 1), 15)])
+def test_interval_is_groups_times_chunks(fold: tuple[int, int], cycles: int) -> None:
+    plan = make_plan(small(), {"dense1": fold})
+    assert intervals(plan, small()) == {"pixels": 15, "dense1": cycles, "dense2": 21, "best": 3}
+
+
+def test_the_smallest_exact_circuits_are_chosen() -> None:
+    first = make_plan(small())["dense1"]
+    assert (first.product, first.staircase) == (
+        ProductCircuit.SHIFT_ADD, StaircaseCircuit.SHIFT_CLIP)
+    other = make_plan(small(dictionary=(-3, 0, 5), thresholds=(1, 2, 9)))["dense1"]
+    assert (other.product, other.staircase) == (
+        ProductCircuit.TABLE, StaircaseCircuit.COMPARATORS)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_json_gives_the_plan_back(tmp_path: Path, seed: int) -> None:
+    network = random_network(seed)
+    plan = random_plan(network, seed)
+    (tmp_path / "plan.json").write_text(plan_json(plan))
+    assert load_plan(tmp_path / "plan.json", network) == plan
+
+
+def test_folds_as_typed() -> None:
+    assert parse_folds("2x3", small()) == {"dense1": (2, 3), "dense2": (2, 3)}
+    assert parse_folds("dense2=1x7, dense1=7x4", small()) == {"dense1": (7, 4), "dense2": (1, 7)}
+
+
+@pytest.mark.parametrize("cycles", [1, 2, 5, 15, 40, 1000])
+def test_fewest_lanes_for_an_interval(cycles: int) -> None:
+    folds = fold_for_interval(small(), cycles)
+    plan = make_plan(small(), folds)
+    for name, count in intervals(plan, small()).items():
+        if name in folds:
+            assert count <= cycles
+    brute = min(p * s for p in range(1, 8) for s in range(1, 16)
+                if -(-7 // p) * -(-15 // s) <= cycles)
+    assert folds["dense1"][0] * folds["dense1"][1] == brute
+
+
+@pytest.mark.parametrize("text", ["4", "x", "a=1", "1x2x3", "dense1:1x1", ""])
+def test_folds_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(PlanError, match=r"^fold: must be OUTPUTSxINPUTS .* for example"):
+        parse_folds(text, small())
+
+
+@pytest.mark.parametrize("folds, message", [
+    ({"dense1": (0, 1)}, "plan: layer 'dense1' must compute 1 to 7 outputs at once, not 0; "
+     "change its fold"),
+    ({"dense1": (1, 16)}, "plan: layer 'dense1' must compute 1 to 15 inputs at once, not 16; "
+     "change its fold"),
+    ({"conv1": (1, 1)}, "plan: layer 'conv1' must be a dense layer of network 'small', which has "
+     "dense1, dense2"),
+])
+def test_folds_that_are_illegal(folds: Any, message: str) -> None:
+    with pytest.raises(PlanError, match=f"^{re.escape(message)}$"):
+        make_plan(small(), folds)
+
+
+def changed(**changes: Any) -> Any:
+    plan = make_plan(small())
+    first = replace(plan.layers[0], **changes)
+    return replace(plan, layers=(first, *plan.layers[1:]))
+
+
+@pytest.mark.parametrize("plan, message", [
+    (changed(depth=0), "must have a buffer, because it computes 1 of 7 outputs at once; "
+     "set its depth to 32"),
+    (changed(depth=14), "must have a buffer of at least 15 beats, not 14; increase its depth"),
+    (changed(staircase=StaircaseCircuit.NONE), "must make its staircase by shift-clip or "
+     "comparators or search, not none: that circuit would give other bits"),
+    (replace(make_plan(small()), layers=()), "must have the layers dense1, dense2 in this order, "
+     "not none"),
+    (replace(make_plan(small()), input_lanes=0), "input lanes must be 1 to 15, not 0"),
+    (make_plan(random_network(1)), "must be of network 'small'"),
+])
+def test_plans_that_are_illegal(plan: Any, message: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(message)):
+        check_plan(plan, small())
+
+
+def test_a_circuit_that_gives_other_bits_is_refused() -> None:
+    network = small(dictionary=(-3, 0, 5))
+    plan = make_plan(network)
+    wrong = replace(plan, layers=(replace(plan.layers[0], product=ProductCircuit.SHIFT_ADD),
+                                  plan.layers[1]))
+    with pytest.raises(PlanError, match="must make its products by table, not shift-add"):
+        check_plan(wrong, network)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c.update(version=2), "version must be 1, not 2"),
+    (lambda c: c.pop("layers"), "'layers' is missing"),
+    (lambda c: c.update(colour=1), "'colour' is unknown"),
+    (lambda c: c["layers"][0].update(outputs=1.5), "sizes must be whole numbers, not 1.5"),
+    (lambda c: c["layers"][0].update(outputs=0), "must compute 1 to 7 outputs at once, not 0"),
+    (lambda c: c["layers"][0].update(product="magic"),
+     "ProductCircuit must be one of shift-add, table, not 'magic'"),
+    (lambda c: c["layers"][0].update(name="conv9"), "layer 'conv9' must be a dense layer"),
+    (lambda c: c.update(layers=3), "'int' object is not iterable"),
+])
+def test_plan_files_that_are_wrong(tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "plan.json"
+    content = json.loads(plan_json(make_plan(small())))
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=re.escape(message)):
+        load_plan(path, small())
+
+
+def test_plan_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must be readable \(No such file or directory\)"):
+        load_plan(tmp_path / "plan.json", small())
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(PlanError, match="must be JSON"):
+        load_plan(tmp_path / "plan.json", small())
