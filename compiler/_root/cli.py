@@ -90,7 +90,8 @@ def _bars() -> Iterator[_Report]:
     """Progress bars: a callable of stage, done, total and text, with a bar for each stage."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    stderr = Console(stderr=True)
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
         def update(stage: str, done: int, total: int, text: str = "") -> None:
@@ -139,7 +140,7 @@ _build_argument = click.argument("folder", metavar="BUILD", type=Path)
 @click.option("--fraction", type=float, help="Share of the weights that 'pruned' makes 0.  "
               "[default: 0.7]")
 @click.option("--scale", type=click.Choice(["unit", "pow2", "free"]),
-              help="Scale of 'binary' and 'ternary'.  [default: pow2]")
+              help="Scale of 'binary' and 'ternary'.  [default: free]")
 @click.option("--rounding", type=click.Choice(["geometric", "arithmetic"]),
               help="Between two powers of two.  [default: geometric]")
 @click.option("--zero/--no-zero", default=None, help="Whether 'pow2' has the entry 0.  "

