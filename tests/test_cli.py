@@ -1,7 +1,9 @@
 """The command line: what it writes, and one sentence with exit code 2 for what is wrong."""
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from nomul.cli import cli, main
+from nomul.compiler.network import Dense, Flatten, Input, Levels, Network
 from nomul.compiler.storage import load, save
 from nomul.sim.random_networks import random_network
 
@@ -251,21 +254,56 @@ def test_doctor_lists_tools(run: Run) -> None:
 
 
 @pytest.mark.cocotb
-def test_a_wrong_circuit_is_found_and_named(run: Run, built: Path) -> None:
-    """The broken twin of the proof: a bit of the Verilog is flipped, digests made to match."""
-    import hashlib
-    import re
-
-    path = built / "random2.v"
-    text = path.read_text()
-    flipped, count = re.subn(r"(i__ready = |o__payload\[0\] <= )", r"\1~", text, count=0)
-    constants = list(re.finditer(r"<= (\d+'h[0-9a-f]+)|= (\d+)'h([1-9a-f])", text))
-    assert constants and flipped and count >= 0
-    match = next(m for m in constants if m[3])
-    wrong = text[:match.start(3)] + f"{int(match[3], 16) ^ 1:x}" + text[match.end(3):]
-    path.write_text(wrong)
+def test_a_wrong_circuit_is_found_and_named(run: Run, built: Path, tmp_path: Path) -> None:
+    """The broken twin of the proof: the Verilog of other weights, digests made to match."""
+    network = load(built / "network.nomul")
+    layer = network["dense1"]
+    assert isinstance(layer, Dense)
+    other = Network(name=network.name, layers=tuple(
+        replace(layer, bias=layer.bias + 1000) if other is layer else other
+        for other in network.layers))
+    save(other, tmp_path / "other.nomul")
+    assert run("build", tmp_path / "other.nomul", "-o", tmp_path / "other")[0] == 0
+    name = f"{network.name}.v"
+    wrong = (tmp_path / "other" / name).read_text().replace(other.digest, network.digest)
+    (built / name).write_text(wrong)
     manifest = json.loads((built / "manifest.json").read_text())
-    manifest["sha256"]["random2.v"] = hashlib.sha256(wrong.encode()).hexdigest()
+    manifest["sha256"][name] = hashlib.sha256(wrong.encode()).hexdigest()
     (built / "manifest.json").write_text(json.dumps(manifest))
+
     code, _, err = run("sim", built, "--images", 8)
-    assert code in (1, 2), err
+    assert code == 1
+    assert "8 images differ; first: layer 'dense1', image 0, position [" in err
+    assert json.loads((built / "sim.json").read_text())["mismatches"] > 0
+
+
+@pytest.mark.cocotb
+@pytest.mark.synth
+def test_sim_synth_and_report(run: Run, built: Path) -> None:
+    code, out, _ = run("sim", built)
+    assert code == 0 and "mismatches" in out
+    code, out, _ = run("synth", built, "--target", "ice40-up5k", "--board", "icebreaker",
+                       "--seeds", 1)
+    assert code == 0 and "ice40-up5k" in out
+    assert run("report", built)[0] == 0
+    facts = json.loads((built / "report.json").read_text())
+    assert facts["bitexact"]["mismatches"] == 0
+    figures = facts["synthesis"]["ice40-up5k"]
+    assert figures["fits"] and figures["dsp"] == 0
+    assert (built / figures["bitstream"]).stat().st_size > 10_000
+    assert set(figures["layers"]) >= {"dense1", "dense2"}
+
+
+@pytest.mark.synth
+def test_a_net_too_big_is_refused_and_others_are_kept(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    network = Network(name="big", layers=(
+        Input(name="pixels", shape=(8, 8, 1), levels=Levels.uniform(16)),
+        Flatten(name="flat", inputs=("pixels",)),
+        Dense(name="dense1", inputs=("flat",), dictionary=[-4, -2, -1, 0, 1, 2, 4, 8],
+              assignment=rng.integers(0, 8, (64, 64)), bias=np.zeros(64, int))))
+    save(network, tmp_path / "big.nomul")
+    assert run("build", tmp_path / "big.nomul", "--fold", "32x16", "-o", tmp_path / "b")[0] == 0
+    refused(run("synth", tmp_path / "b", "--target", "ice40-up5k"),
+            "'big' does not fit ice40-up5k", "logic cells and the chip has 5,280", "--fold")
+    assert not (tmp_path / "b" / "synth.json").exists()

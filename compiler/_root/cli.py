@@ -55,9 +55,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit code 2."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(cli.main(standalone_mode=False))  # the code of click's Exit, if there was one
     except click.Abort:
         _complain("stopped; what was there before is as it was")
         sys.exit(130)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from nomul.compiler.circuits import dense_terms, shift_clip_terms, threshold_rows
-from nomul.compiler.network import Dense, Levels, Staircase
+from nomul.compiler.network import Dense, Levels
 from nomul.sim.golden import apply_staircase
 from nomul.sim.random_networks import random_network
 

@@ -1,0 +1,139 @@
+"""Measures the tables of docs/benchmarks.md: ``python -m nomul.bench docs``.
+
+Every figure comes from the tools' output in this run; networks are those of examples/zoo.
+"""
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nomul.boards.doctor import tool_versions
+from nomul.boards.shell import PinShell
+from nomul.boards.synth import synthesize
+from nomul.boards.targets import target
+from nomul.compiler.emit import emit
+from nomul.compiler.files import replace_file
+from nomul.compiler.lower import lower
+from nomul.compiler.network import Dense, Network
+from nomul.compiler.plan import Plan, intervals, make_plan, parse_folds
+from nomul.compiler.quantize.datasets import load as load_data
+from nomul.compiler.storage import load, load_provenance
+from nomul.sim.vectors import make_vectors
+from nomul.sim.verilator import simulate
+
+__all__ = ["main"]
+
+Row = Sequence[object]
+SEEDS = (1, 2, 3, 4, 5)
+CHIPS = ("ice40-hx8k", "ice40-up5k", "ecp5-25k")
+FOLDS = ("1x1", "dense1=2x2,dense2=1x2", "dense1=4x4,dense2=2x4", "dense1=8x4,dense2=5x4",
+         "dense1=16x8,dense2=5x8")
+
+
+def main(docs: Path, zoo: Path) -> None:
+    """Write ``benchmarks.md`` in ``docs`` and the figures in the README beside it."""
+    digits = load(zoo / "digits_pow2_3bit.nomul")
+    smallest = [_chip_row(digits, make_plan(digits), chip) for chip in CHIPS]
+    accuracy = load_provenance(zoo / "digits_pow2_3bit.nomul")["accuracy"]
+    header = ("chip", "logic cells", "LUT4", "carry", "FF", "block RAM", "DSP",
+              "Fmax min / median / max, MHz", "cycles", "inferences/s")
+    first = _table(header, smallest)
+    text = "\n\n".join((
+        "# Benchmarks",
+        "Made by `make bench`; do not edit. " + _versions(),
+        "## The smallest plan of the digits network",
+        "64-32-10, 3-bit power-of-two dictionary, 4-bit inputs and activations, 1 x 1 lanes, AXI4-Stream"
+        " top in the byte-wide pin shell; place and route with seeds 1 to 5. *Cycles* are the "
+        "interval between inferences, measured in Verilator; inferences a second at the median "
+        "clock. *Carry* counts SB_CARRY, or CCU2C of two bits each.",
+        first,
+        "## Folding",
+        "The same network under other plans, seeds 1 to 3. All give the same bits.",
+        _table(("outputs x inputs at once", "chip", *header[1:]),
+               [(fold, *_chip_row(digits, make_plan(digits, parse_folds(fold, digits)), chip,
+                                  seeds=(1, 2, 3)))
+                for fold in FOLDS for chip in ("ice40-hx8k", "ecp5-25k")]),
+        "## Dictionaries",
+        "The zoo's networks, 1 x 1 lanes, ECP5-25, seeds 1 to 3. Accuracies in percent on the 360 "
+        "test images.",
+        _table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
+               [_zoo_row(path) for path in sorted(zoo.glob("*.nomul"))]))) + "\n"
+    replace_file(docs / "benchmarks.md", text)
+    summary = (f"Accuracy {100 * accuracy['quantized_test']:.2f} % "
+               f"(float {100 * accuracy['float_test']:.2f} %), 0 of 360 images differ in "
+               "Verilator, no multiplier:\n\n" + first)
+    readme = docs.parent / "README.md"
+    before, _, rest = readme.read_text().partition("<!-- figures -->")
+    _, _, after = rest.partition("<!-- /figures -->")
+    replace_file(readme, f"{before}<!-- figures -->\n{summary}\n<!-- /figures -->{after}")
+
+
+def _chip_row(network: Network, plan: Plan, chip: str, *, seeds: Sequence[int] = SEEDS) -> Row:
+    figures = _synthesize(network, plan, chip, seeds)
+    clock, cycles = figures["fmax_mhz"], _measured_interval(network, plan)
+    print(f"{network.name} {chip}: {figures['logic_cells']} logic cells, "
+          f"{clock['median']:.1f} MHz", flush=True)
+    return (chip, figures["logic_cells"], figures["lut4"], figures["carry"], figures["ff"],
+            figures["bram"], figures["dsp"] + figures["multipliers"],
+            " / ".join(f"{clock[key]:.1f}" for key in ("min", "median", "max")), cycles,
+            round(clock["median"] * 1e6 / cycles))
+
+
+def _synthesize(network: Network, plan: Plan, chip: str, seeds: Sequence[int]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
+        return synthesize(PinShell(lower(network, plan)), network.name, target(chip),
+                          Path(folder) / "run", seeds=seeds).as_json()
+
+
+_INTERVALS: dict[tuple[str, Plan], int] = {}
+
+
+def _measured_interval(network: Network, plan: Plan) -> int:
+    key = (network.digest, plan)
+    if key not in _INTERVALS:
+        data = load_data("digits")
+        vectors = make_vectors(network, data.images[data.test], data.labels[data.test],
+                               source="digits test")
+        result = simulate(network, plan, emit(network, plan), vectors, images=60)
+        if result.mismatches:
+            raise RuntimeError(f"{network.name} is not bit-exact: {result.first_difference}")
+        ideal = max(intervals(plan, network).values())
+        if result.interval != ideal:
+            print(f"note: interval {result.interval}, ideal {ideal}")
+        _INTERVALS[key] = result.interval
+    return _INTERVALS[key]
+
+
+def _zoo_row(path: Path) -> Row:
+    network, accuracy = load(path), load_provenance(path)["accuracy"]
+    plan = make_plan(network)
+    bits = sum(layer.assignment.size * layer.assignment_bits for layer in network.layers
+               if isinstance(layer, Dense))
+    circuits = ", ".join(dict.fromkeys(
+        circuit for layer in plan.layers for circuit in (layer.product.value,
+                                                         layer.staircase.value)
+        if circuit != "none"))
+    _, *figures = _chip_row(network, plan, "ecp5-25k", seeds=(1, 2, 3))
+    return (f"`{path.stem}`", f"{100 * accuracy['float_test']:.2f}",
+            f"{100 * accuracy['quantized_test']:.2f}", bits, circuits, *figures)
+
+
+def _table(header: Row, rows: Sequence[Row]) -> str:
+    def line(cells: Row) -> str:
+        return "| " + " | ".join(f"{c:,}" if isinstance(c, int) else str(c) for c in cells) + " |"
+    return "\n".join((line(header), "|" + "---|" * len(header), *map(line, rows)))
+
+
+def _versions() -> str:
+    versions = tool_versions()
+    wanted = ("pyosys", "nextpnr-ice40", "nextpnr-ecp5", "verilator", "amaranth")
+    return (f"Python {platform.python_version()}, "
+            + ", ".join(f"{name} {versions[name]}" for name in wanted if name in versions) + ".")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[1]).parent / "examples" / "zoo")

@@ -1,0 +1,107 @@
+"""Whole networks: the Verilog equals the golden model on every beat of every layer."""
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nomul.compiler.emit import Emitted, emit
+from nomul.compiler.errors import DataError
+from nomul.compiler.network import Dense, Network
+from nomul.compiler.plan import Plan, intervals, make_plan
+from nomul.compiler.quantize.datasets import load as load_data
+from nomul.compiler.storage import load
+from nomul.sim.random_networks import random_network, random_plan
+from nomul.sim.vectors import Vectors, make_vectors
+from nomul.sim.verilator import Simulation, simulate
+
+pytestmark = pytest.mark.cocotb
+
+ZOO = Path(__file__).parents[2] / "examples" / "zoo"
+FAST = {"dense1": (8, 4), "dense2": (5, 4)}
+
+
+def digits_of(network: Network) -> Vectors:
+    digits = load_data("digits")
+    return make_vectors(network, digits.images[digits.test], digits.labels[digits.test],
+                        source="digits test")
+
+
+def prove(network: Network, plan: Plan) -> Simulation:
+    result = simulate(network, plan, emit(network, plan), digits_of(network))
+    assert (result.images, result.mismatches, result.first_difference) == (360, 0, None)
+    assert result.accuracy == result.golden_accuracy
+    assert result.interval <= 1.05 * result.ideal_interval
+    return result
+
+
+@pytest.mark.parametrize("name", ["pow2_3bit", "free_4bit", "binary", "ternary", "pruned_4bit"])
+def test_trained_networks_are_bit_exact(name: str) -> None:
+    network = load(ZOO / f"digits_{name}.nomul")
+    prove(network, make_plan(network, FAST))
+
+
+def test_another_plan_is_16_times_faster_with_the_same_bits() -> None:
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    small = prove(network, make_plan(network))
+    fast = prove(network, make_plan(network, FAST))
+    assert small.interval >= 16 * fast.interval
+    assert small.classes == fast.classes
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_networks_under_random_plans(seed: int) -> None:
+    network = random_network(seed)
+    plan = random_plan(network, seed)
+    images = np.random.default_rng(seed).integers(
+        0, len(network.input.levels), (20, *network.input.shape))
+    vectors = make_vectors(network, images, None, source="random")
+    result = simulate(network, plan, emit(network, plan), vectors, stall=0.6, seed=seed)
+    assert result.mismatches == 0 and result.accuracy is None
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_random_networks_under_random_plans_many(seed: int) -> None:
+    test_random_networks_under_random_plans(seed)
+
+
+def one_weight_off(network: Network) -> Network:
+    layer = network["dense2"]
+    assert isinstance(layer, Dense)
+    wrong = layer.assignment.copy()
+    wrong[7, 3] = (wrong[7, 3] + 1) % len(layer.dictionary)
+    return Network(name=network.name, layers=tuple(
+        replace(layer, assignment=wrong) if other is layer else other
+        for other in network.layers))
+
+
+def test_the_proof_can_fail() -> None:
+    """Verilog of a network with one weight off, labelled as the right one's."""
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    plan = make_plan(network, FAST)
+    broken = one_weight_off(network)
+    circuit = emit(broken, replace(plan, network=broken.digest))
+    labelled = replace(circuit, verilog=circuit.verilog.replace(broken.digest, network.digest))
+    result = simulate(network, plan, labelled, digits_of(network), images=40)
+    assert 0 < result.mismatches <= 40
+    first = result.first_difference
+    assert first and (first["layer"], first["position"]) == ("dense2", [7])
+    assert first["expected"] != first["got"] and first["cycle"] > 0
+
+
+def test_a_circuit_of_another_network_is_refused() -> None:
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    plan = make_plan(network, FAST)
+    broken = one_weight_off(network)
+    circuit: Emitted = emit(broken, replace(plan, network=broken.digest))
+    with pytest.raises(DataError, match=r"^Verilog must be of network 'digits'"):
+        simulate(network, plan, circuit, digits_of(network))
+    with pytest.raises(DataError, match=r"^vectors must be of network 'digits'"):
+        simulate(network, plan, emit(network, plan), digits_of(broken))
+
+
+def test_interval_is_what_the_plan_says() -> None:
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    assert max(intervals(make_plan(network, FAST), network).values()) == 64
+    assert max(intervals(make_plan(network), network).values()) == 2048
