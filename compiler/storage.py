@@ -11,7 +11,20 @@ import numpy as np
 
 from nomul.compiler.errors import DataError, ModelError
 from nomul.compiler.files import replace_file
-from nomul.compiler.network import Argmax, Dense, Flatten, Input, Levels, Network, Staircase, Value
+from nomul.compiler.layers import (
+    Add,
+    Argmax,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    MaxPool,
+    PixelEmbedding,
+    SumPool,
+    Window,
+)
+from nomul.compiler.network import Network
+from nomul.compiler.values import Levels, Staircase, Value
 
 __all__ = ["FORMAT", "VERSION", "load", "load_provenance", "save"]
 
@@ -19,7 +32,9 @@ FORMAT = "nomul.network"
 VERSION = 1
 
 _TYPES: dict[str, type[Value]] = {
-    cls.__name__: cls for cls in (Argmax, Dense, Flatten, Input, Levels, Network, Staircase)}
+    cls.__name__: cls for cls in (
+        Add, Argmax, Conv2d, Dense, Flatten, Input, Levels, MaxPool, Network, PixelEmbedding,
+        Staircase, SumPool, Window)}
 
 
 def save(network: Network, path: Path | str, *, provenance: Mapping[str, Any] | None = None,

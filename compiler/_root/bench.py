@@ -46,10 +46,10 @@ def main(docs: Path, zoo: Path) -> None:
         "# Benchmarks",
         "Made by `make bench`; do not edit. " + _versions(),
         "## The smallest plan of the digits network",
-        "64-32-10, 3-bit power-of-two dictionary, 4-bit inputs and activations, 1 x 1 lanes, AXI4-Stream"
-        " top in the byte-wide pin shell; place and route with seeds 1 to 5. *Cycles* are the "
-        "interval between inferences, measured in Verilator; inferences a second at the median "
-        "clock. *Carry* counts SB_CARRY, or CCU2C of two bits each.",
+        "64-32-10, 3-bit power-of-two dictionary, 4-bit inputs and activations, 1 x 1 lanes,"
+        " AXI4-Stream top in the byte-wide pin shell; place and route with seeds 1 to 5."
+        " *Cycles* are the interval between inferences, measured in Verilator; inferences a second "
+        "at the median clock. *Carry* counts SB_CARRY, or CCU2C of two bits each.",
         first,
         "## Folding",
         "The same network under other plans, seeds 1 to 3. All give the same bits.",

@@ -114,7 +114,7 @@ def test_arrays_cannot_be_changed() -> None:
      "directions must be +1, -1 or 0, one for each row of thresholds"),
     (lambda: Staircase(thresholds=[[1, 2, 3]], levels=LEVELS, constants=[1]),
      "constants must be codes where the direction is 0, and 0 elsewhere"),
-    (lambda: dense(staircase=Staircase(thresholds=[[1, 2, 3]] * 3, levels=LEVELS)),
+    (lambda: network(dense(staircase=Staircase(thresholds=[[1, 2, 3]] * 3, levels=LEVELS))),
      "layer 'dense1': staircase must have 1 row or 2, not 3"),
 ])
 def test_wrong_networks_are_refused(make: Any, message: str) -> None:
