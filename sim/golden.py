@@ -10,20 +10,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nomul.compiler.errors import DataError
-from nomul.compiler.network import (
+from nomul.compiler.layers import (
+    Add,
     Argmax,
-    Codes,
+    Conv2d,
     Dense,
     Flatten,
     Input,
-    Integers,
-    Network,
-    Staircase,
+    Layer,
+    MaxPool,
+    PixelEmbedding,
+    SumPool,
+    Weighted,
+    Window,
 )
+from nomul.compiler.network import Network
+from nomul.compiler.values import Codes, Ints, Levels, Staircase, Wire
 
 __all__ = ["Trace", "apply_staircase", "check_images", "run"]
-
-Ints = NDArray[np.int64]
 
 # float64 holds integers exactly up to here, and its matrix product uses BLAS.
 EXACT = 1 << 53
@@ -109,35 +113,91 @@ def run(network: Network, images: ArrayLike) -> Trace:
     trace = Trace(network)
     for layer in network.layers:
         values = [trace[name] for name in layer.inputs]
-        wires = network.reads(layer)
-        match layer:
-            case Input():
-                result = check_images(network, images)
-            case Flatten():
-                result = values[0].reshape(len(values[0]), -1)
-            case Dense():
-                result = _dense(layer, wires[0], values[0])
-                if layer.staircase:
-                    trace.accumulators[layer.name] = result
-                    result = apply_staircase(layer.staircase, result)
-            case Argmax():
-                result = values[0].argmax(axis=1, keepdims=True)
-            case _:
-                raise TypeError(f"No golden model of {type(layer).__name__}")
+        if isinstance(layer, Input):
+            values = [check_images(network, images)]
+        result = _compute(layer, network.reads(layer), values)
+        staircase = getattr(layer, "staircase", None)
+        if staircase:
+            trace.accumulators[layer.name] = result
+            result = apply_staircase(staircase, result)
         trace._values[layer.name] = result
     return trace
 
 
-def _dense(layer: Dense, wire: Codes | Integers, codes: Ints) -> Ints:
-    assert isinstance(wire, Codes)
+def _compute(layer: Layer, wires: tuple[Wire, ...], values: list[Ints]) -> Ints:
+    """What ``layer`` gives, before its staircase, for the ``values`` it reads."""
+    first = values[0]
+    levels = [wire.levels for wire in wires if isinstance(wire, Codes)]
+    match layer:
+        case Input():
+            return first
+        case Flatten():
+            return first.reshape(len(first), -1)
+        case PixelEmbedding():
+            return _embed(layer, first)
+        case Dense():
+            return _weighted(layer, levels[0], first)
+        case Conv2d():
+            return _convolve(layer, levels[0], first)
+        case MaxPool():
+            patches = _patches(first, layer.window, fill=0)  # the lowest code
+            largest: Ints = patches.max(axis=(3, 4))
+            return largest
+        case SumPool():
+            wire, = wires
+            assert isinstance(wire, Codes)
+            patches = _patches(first, layer.window_in(wire), fill=levels[0].zero or 0)
+            sums: Ints = levels[0].values[patches].sum(axis=(3, 4))
+            return sums
+        case Add():
+            a, b = (level.values[value] << shift
+                    for level, value, shift in zip(levels, values, layer.shifts, strict=True))
+            total: Ints = a + b
+            return total
+        case Argmax():
+            scores = first.reshape(len(first), -1)
+            classes: Ints = scores.argmax(axis=1, keepdims=True)
+            return classes
+    raise TypeError(f"No golden model of {type(layer).__name__}")
+
+
+def _embed(layer: PixelEmbedding, pixels: Ints) -> Ints:
+    channel = np.arange(pixels.shape[3]) % len(layer.table)
+    return layer.table[channel, pixels].reshape(*pixels.shape[:3], -1)
+
+
+def _patches(codes: Ints, window: Window, *, fill: int) -> Ints:
+    """What the window sees: [images, rows, columns, kernel height, kernel width, channels]."""
+    top, left, bottom, right = window.padding
+    padded = np.pad(codes, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
+    views = np.lib.stride_tricks.sliding_window_view(padded, window.kernel, axis=(1, 2))
+    return views[:, ::window.stride, ::window.stride].transpose(0, 1, 2, 4, 5, 3)
+
+
+def _convolve(layer: Conv2d, levels: Levels, codes: Ints) -> Ints:
+    patches = _patches(codes, layer.window, fill=levels.zero or 0)
+    images, rows, columns, *kernel, _ = patches.shape
+    grouped = patches.reshape(images, rows, columns, *kernel, layer.groups, -1)
+    each = layer.outputs // layer.groups
+    sums = []
+    for group in range(layer.groups):
+        part = slice(group * each, (group + 1) * each)
+        inputs = grouped[..., group, :].reshape(images * rows * columns, -1)
+        sums.append(_weighted(layer, levels, inputs, part))
+    return np.concatenate(sums, axis=1).reshape(images, rows, columns, layer.outputs)
+
+
+def _weighted(layer: Weighted, levels: Levels, codes: Ints, part: slice = slice(None)) -> Ints:
+    """Sums of the products of ``codes`` [positions, fan in] with a ``part`` of the outputs."""
+    assignment = layer.assignment[part].reshape(-1, layer.fan_in)
     if layer.table is None:
-        sums = _matmul(wire.levels.values[codes], layer.weights.T)
+        sums = _matmul(levels.values[codes], layer.dictionary[assignment].T)
     else:
         # One term for each dictionary entry: the products of all inputs, where it is assigned.
-        sums = sum((_matmul(row[codes], (layer.assignment == entry).T)
+        sums = sum((_matmul(row[codes], (assignment == entry).T)
                     for entry, row in enumerate(layer.table)),
-                   start=np.zeros((len(codes), layer.outputs), dtype=np.int64))
-    return sums + layer.bias
+                   start=np.zeros((len(codes), len(assignment)), dtype=np.int64))
+    return sums + layer.bias[part]
 
 
 def _matmul(a: Ints, b: NDArray[np.generic]) -> Ints:

@@ -32,7 +32,9 @@ class Vectors:
     network : str
         Digest of the network.
     source : str
-        What the images are, for people: ``digits test``.
+        Where the images are from: a data set, or a file.
+    split : str
+        The part of the data set, or empty.
     images : array of int, shape [images, height, width, channels]
         Input codes.
     labels : array of int, shape [images], or None
@@ -45,6 +47,7 @@ class Vectors:
 
     network: str
     source: str
+    split: str
     images: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     values: Mapping[str, NDArray[np.int64]]
@@ -57,7 +60,7 @@ class Vectors:
 
 
 def make_vectors(network: Network, images: ArrayLike, labels: ArrayLike | None, *,
-                 source: str) -> Vectors:
+                 source: str, split: str = "") -> Vectors:
     """Vectors of ``network`` for ``images``; `DataError` if they do not fit it or each other."""
     trace = run(network, images)
     if labels is not None:
@@ -67,7 +70,8 @@ def make_vectors(network: Network, images: ArrayLike, labels: ArrayLike | None, 
                             f"not {labels.dtype} of shape {list(labels.shape)}")
         labels = labels.astype(np.int64)
     first, *layers = network.layers
-    return Vectors(network=network.digest, source=source, images=trace[first.name], labels=labels,
+    return Vectors(network=network.digest, source=source, split=split,
+                   images=trace[first.name], labels=labels,
                    values={layer.name: trace[layer.name] for layer in layers},
                    classes=trace.classes)
 
@@ -84,7 +88,7 @@ def save_vectors(vectors: Vectors, path: Path) -> None:
         np.min_scalar_type(int(a.min())), np.min_scalar_type(int(a.max())))))
         for name, a in arrays.items()}
     header = {"format": FORMAT, "version": VERSION, "network": vectors.network,
-              "source": vectors.source}
+              "source": vectors.source, "split": vectors.split}
     replace_file(path, save(small, {"nomul": json.dumps(header, sort_keys=True)}))
 
 
@@ -102,6 +106,7 @@ def load_vectors(path: Path) -> Vectors:
         if (header["format"], header["version"]) != (FORMAT, VERSION):
             raise DataError(f"vectors file '{path}' must have format {FORMAT} {VERSION}; {remedy}")
         return Vectors(network=header["network"], source=header["source"],
+                       split=header["split"],
                        images=arrays["images"], labels=arrays.get("labels"),
                        classes=arrays["classes"],
                        values={name.removeprefix("layer."): values

@@ -74,10 +74,11 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "build"
     path.mkdir()
     save(network, path / "network.nomul", provenance={
-        "recipe": "digits", "method": "lutq", "dictionary": {"kind": "pow2", "bits": 3},
+        "recipe": {"name": "digits"}, "method": "lutq", "dictionary": {"kind": "pow2", "bits": 3},
         "seed": 1, "command": "nomul train digits -o tiny.nomul",
-        "data": {"name": "digits", "digest": "abc", "train": 10, "test": 6},
-        "accuracy": {"float_test": 0.9, "test": 0.8333, "validation": 0.75}})
+        "data": {"name": "digits", "digest": "abc", "sizes": {"train": 10, "test": 6}},
+        "accuracy": {"float_test": 0.9, "quantized_test": 0.8333,
+                     "quantized_validation": 0.75}})
     put(path, "plan.json", {"layers": [{"name": "hidden", "outputs": 2, "inputs": 2},
                                        {"name": "scores", "outputs": 1, "inputs": 4}]}, network)
     put(path, "manifest.json", {

@@ -65,7 +65,8 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
         raise DataError(f"folder '{folder}' must be new, empty or an earlier build, but holds "
                         "other files; choose another one")
     circuit = emit(network, plan)
-    vectors = make_vectors(network, images.codes, images.labels, source=images.source)
+    vectors = make_vectors(network, images.codes, images.labels, source=images.source,
+                           split=images.split)
     with new_folder(folder) as new:
         save(network, new / NETWORK, provenance=provenance)
         (new / PLAN).write_text(plan_json(plan))
@@ -80,8 +81,8 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
                       "taps": [asdict(tap) for tap in circuit.taps]},
             "estimate": {"ideal_interval": max(cycles.values()), "layers": cycles},
-            "vectors": {"source": vectors.source, "images": len(vectors.images),
-                        "accuracy": vectors.accuracy},
+            "vectors": {"source": vectors.source, "split": vectors.split,
+                        "images": len(vectors.images), "accuracy": vectors.accuracy},
             "tools": tool_versions(),
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -261,15 +261,15 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
     got = np.concatenate(classes)
     if images.labels is None:
         counts = Counter(got.tolist())
-        _table(f"{network.name} on {images.source}: no labels", {"class": True, "images": True},
-               sorted(counts.items()))
+        _table(f"{network.name} on {images.source} {images.split}: no labels",
+               {"class": True, "images": True}, sorted(counts.items()))
         return
     rows: list[tuple[Any, ...]] = [
         (int(label), int((images.labels == label).sum()),
          _percent(float((got == label)[images.labels == label].mean())))
         for label in np.unique(images.labels)]
     rows.append(("all", len(got), _percent(float((got == images.labels).mean()))))
-    _table(f"{network.name} on {images.source}",
+    _table(f"{network.name} on {images.source} {images.split}",
            {"class": True, "images": True, "accuracy": True}, rows)
 
 
@@ -345,7 +345,7 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
                      entry.staircase.value if entry else None,
                      entry.weights_in.value if entry else None, count))
     _table(f"{folder}: {network.name}, {len(built.vectors.images)} test vectors "
-           f"({built.vectors.source})",
+           f"({built.vectors.source} {built.vectors.split})",
            {"layer": False, "outputs x inputs": False, "products": False, "staircase": False,
             "weights in": False, "cycles": True}, rows)
 
@@ -383,7 +383,7 @@ def sim(folder: Path, images: int | None, seed: int, stall: float) -> None:
     labels = built.vectors.labels
     replace_file(folder / "sim.json", json.dumps({
         "network": built.network.digest, "command": _command(), **facts, "cycles": cycles,
-        "split": built.vectors.source,
+        "data": built.vectors.source, "split": built.vectors.split or built.vectors.source,
         "labels": None if labels is None else labels[:result.images].tolist(),
         "predictions": result.classes,
     }, indent=1) + "\n")

@@ -23,9 +23,13 @@ _RANDOM_IMAGES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Input codes of a network, [images, height, width, channels], and their classes if known."""
+    """Input codes of a network, [images, height, width, channels], and their classes if known.
+
+    ``split`` is the part of the data set, or empty.
+    """
 
     source: str
+    split: str
     codes: NDArray[np.int64]
     labels: NDArray[np.int64] | None
 
@@ -49,11 +53,11 @@ def load_images(data: str, network: Network, *, split: str = "test") -> Images:
     if data == RANDOM:
         rng = np.random.default_rng(0)
         codes = rng.integers(0, len(network.input.levels), (_RANDOM_IMAGES, *network.input.shape))
-        return Images(source=RANDOM, codes=codes, labels=None)
+        return Images(source=RANDOM, split="", codes=codes, labels=None)
     if data in DATASETS:
         dataset = load(data)
         index = (np.arange(len(dataset.images)) if split == "all" else getattr(dataset, split))
-        return Images(source=f"{data} {split}", labels=dataset.labels[index],
+        return Images(source=data, split=split, labels=dataset.labels[index],
                       codes=check_images(network, dataset.images[index]))
     path = Path(data)
     if path.suffix not in (".npy", ".npz"):
@@ -71,7 +75,7 @@ def load_images(data: str, network: Network, *, split: str = "test") -> Images:
     if labels is not None and (labels.shape != (len(codes),) or labels.dtype.kind not in "iu"):
         raise DataError(f"data file '{path}': labels must be {len(codes)} integers, one for each "
                         f"image, not {labels.dtype} of shape {list(labels.shape)}")
-    return Images(source=path.name, codes=codes,
+    return Images(source=path.name, split="", codes=codes,
                   labels=None if labels is None else labels.astype(np.int64))
 
 

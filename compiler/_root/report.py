@@ -200,7 +200,7 @@ def _accuracy(build: Build) -> Json:
     trained = build.provenance.part("accuracy")
     golden = sim.fraction("golden_accuracy") if sim else None
     if golden is None and trained:
-        golden = trained.fraction(split)
+        golden = trained.fraction(f"quantized_{split}")
     return {"float": trained.fraction(f"float_{split}") if trained else None,
             "golden": golden,
             "rtl": sim.fraction("accuracy") if sim else None,

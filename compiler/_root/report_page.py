@@ -180,14 +180,14 @@ def _splits(facts: Json, build: Build) -> list[Json]:
     simulated = facts["accuracy"]
     names = dict.fromkeys([simulated["split"]])
     if trained:
-        names |= dict.fromkeys(name.removeprefix("float_") for name in trained.values)
+        names |= dict.fromkeys(name.partition("_")[2] for name in trained.values)
     rows = []
     for name in names:
         mine = name == simulated["split"]
         row = {"name": name,
                "float": trained.fraction(f"float_{name}") if trained else None,
                "golden": simulated["golden"] if mine else
-               trained.fraction(name) if trained else None,
+               trained.fraction(f"quantized_{name}") if trained else None,
                "rtl": simulated["rtl"] if mine else None,
                "images": simulated["images"] if mine else None}
         if any(row[key] is not None for key in ("float", "golden", "rtl")):
@@ -201,10 +201,12 @@ def _origin(provenance: Part) -> Json:
                               provenance.integer("seed"))
     name = data.text("name") if data else None
     digest = data.text("digest") if data else None
-    counts = {split: data.integer(split) for split in ("train", "validation", "test")} if (
-        data) else {}
+    sizes = data.part("sizes") if data else None
+    counts = {split: sizes.integer(split) for split in ("train", "validation", "test")} if (
+        sizes) else {}
     images = [f"{count:,} {split}" for split, count in counts.items() if count is not None]
-    recipe = provenance.text("recipe")
+    settings = provenance.part("recipe")
+    recipe = settings.text("name") if settings else None
     return {
         "summary": [text for text in (provenance.text("method"),
                                       f"recipe {recipe}" if recipe else None,

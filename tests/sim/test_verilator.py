@@ -24,7 +24,7 @@ FAST = {"dense1": (8, 4), "dense2": (5, 4)}
 def digits_of(network: Network) -> Vectors:
     digits = load_data("digits")
     return make_vectors(network, digits.images[digits.test], digits.labels[digits.test],
-                        source="digits test")
+                        source="digits", split="test")
 
 
 def prove(network: Network, plan: Plan) -> Simulation:
