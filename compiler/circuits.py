@@ -6,23 +6,37 @@ layers a circuit gives exactly the right bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from nomul.compiler.network import Dense, Ints, Levels, Staircase
+from nomul.compiler.layers import Add, Layer, SumPool, Weighted
+from nomul.compiler.network import Network
+from nomul.compiler.values import Codes, Ints, Staircase
+from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.product import shift_add_slopes
 
-__all__ = ["DenseTerms", "ShiftClipTerms", "dense_terms", "shift_clip_terms", "threshold_rows"]
+__all__ = [
+    "ShiftClipTerms",
+    "SumTerms",
+    "legal_circuits",
+    "shift_clip_terms",
+    "sum_terms",
+    "threshold_rows",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseTerms:
-    """A dense layer's accumulators, split so that an absent input adds nothing.
+class SumTerms:
+    """A layer's accumulators, split so that an absent input adds nothing.
 
     ``accumulator = sum + offset`` where the sum runs over ``products[weight, code]``.
     """
 
     products: Ints
     """Shape [entries, codes]; zero at code 0."""
+    assignment: Ints
+    """Shape [outputs, fan in]."""
     offsets: Ints
     """Shape [outputs]: bias, and what the products are at code 0."""
     low: Ints
@@ -31,15 +45,64 @@ class DenseTerms:
     """Shape [outputs]: highest sum that any input reaches."""
 
 
-def dense_terms(layer: Dense, levels: Levels) -> DenseTerms:
-    """How the hardware adds up ``layer``, which reads codes of ``levels``."""
-    products = layer.products(levels)
+def sum_terms(network: Network, layer: Layer) -> SumTerms:
+    """How the hardware adds up ``layer``: a dense layer, convolution, sum pooling or addition.
+
+    The sums of an addition have no products: they are exact as they are.
+    """
+    wire = network.reads(layer)[0]
+    assert isinstance(wire, Codes)
+    if isinstance(layer, Weighted):
+        products, bias = layer.products(wire.levels), layer.bias
+        assignment = layer.assignment.reshape(layer.outputs, -1)
+    elif isinstance(layer, SumPool):
+        # A depthwise convolution whose weights are all 1.
+        channels, taps = wire.shape[-1], prod(layer.window_in(wire).kernel)
+        products, bias = wire.levels.values[None], np.zeros(channels, dtype=np.int64)
+        assignment = np.zeros((channels, taps), dtype=np.int64)
+    elif isinstance(layer, Add):
+        low, high = _add_range(network, layer)
+        channels = wire.shape[-1]
+        return SumTerms(products=np.zeros((1, 1), dtype=np.int64),
+                        assignment=np.zeros((channels, 1), dtype=np.int64),
+                        offsets=np.zeros(channels, dtype=np.int64),
+                        low=np.full(channels, low), high=np.full(channels, high))
+    else:
+        raise TypeError(f"{type(layer).__name__} adds nothing up")
     at_zero = products[:, 0]
-    moved = at_zero[layer.assignment].sum(axis=1)
-    low, high = layer.accumulators(levels)
-    offsets = layer.bias + moved
-    return DenseTerms(products=products - at_zero[:, None], offsets=offsets,
-                      low=low - offsets, high=high - offsets)
+    low, high = (extreme[assignment].sum(axis=1) for extreme in (
+        products.min(axis=1) - at_zero, products.max(axis=1) - at_zero))
+    return SumTerms(products=products - at_zero[:, None], assignment=assignment,
+                    offsets=bias + at_zero[assignment].sum(axis=1), low=low, high=high)
+
+
+def _add_range(network: Network, layer: Add) -> tuple[int, int]:
+    values = [wire.levels.values << shift
+              for wire, shift in zip(network.reads(layer), layer.shifts, strict=True)
+              if isinstance(wire, Codes)]
+    return sum(int(v[0]) for v in values), sum(int(v[-1]) for v in values)
+
+
+def legal_circuits(network: Network, layer: Layer,
+                   ) -> tuple[list[ProductCircuit], list[StaircaseCircuit]]:
+    """Circuits that give exactly the layer's bits, the smallest first."""
+    staircase: Staircase | None = getattr(layer, "staircase", None)
+    if not isinstance(layer, Weighted | SumPool | Add):
+        return [ProductCircuit.NONE], [StaircaseCircuit.NONE]
+    terms = sum_terms(network, layer)
+    products = [ProductCircuit.NONE]
+    if not isinstance(layer, Add):
+        products = [ProductCircuit.TABLE]
+        if shift_add_slopes(terms.products.tolist()) is not None:
+            products.insert(0, ProductCircuit.SHIFT_ADD)
+    if staircase is None:
+        return products, [StaircaseCircuit.NONE]
+    staircases = [StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH]
+    if len(staircase.levels) > 4:
+        staircases.reverse()
+    if shift_clip_terms(staircase, terms.low + terms.offsets, terms.high + terms.offsets):
+        staircases.insert(0, StaircaseCircuit.SHIFT_CLIP)
+    return products, staircases
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,8 @@ def emit(network: Network, plan: Plan) -> Emitted:
             top, name=network.name, emit_src=False, strip_internal_attrs=True),
         s_axis=_port(network.layers[0].name, top.i_layout, axis=True),
         m_axis=_port(network.layers[-1].name, top.o_layout, axis=True),
-        taps=tuple(_port(name, part.o.payload.shape()) for name, part in parts.items()))
+        taps=tuple(_port(name, part.o.payload.shape()) for name, part in parts.items()
+                   if name in network.wires))
 
 
 def _port(layer: str, layout: Any, *, axis: bool = False) -> Port:

@@ -1,109 +1,279 @@
 """Networks and plans to hardware components."""
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
+from amaranth.hdl import unsigned
+from amaranth.lib import data
 
-from nomul.compiler.circuits import dense_terms, shift_clip_terms, threshold_rows
+from nomul.compiler.circuits import SumTerms, shift_clip_terms, sum_terms, threshold_rows
 from nomul.compiler.errors import ModelError
-from nomul.compiler.network import Argmax, Codes, Dense, Flatten, Input, Network
-from nomul.compiler.plan import (
-    DensePlan,
-    Plan,
-    ProductCircuit,
-    StaircaseCircuit,
-    check_plan,
-    output_lanes,
+from nomul.compiler.flow import (
+    Stage,
+    Stream,
+    hardware_readers,
+    hardware_source,
+    is_lanewise,
+    window_of,
 )
+from nomul.compiler.layers import (
+    Add,
+    Argmax,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    Layer,
+    MaxPool,
+    PixelEmbedding,
+    SumPool,
+    Weighted,
+    Window,
+)
+from nomul.compiler.network import Network
+from nomul.compiler.plan import LayerPlan, Plan, check_plan, plan_stages
+from nomul.compiler.values import Codes, Ints, Staircase
 from nomul.hw.argmax import Argmax as ArgmaxUnit
 from nomul.hw.axis import AxisTop
+from nomul.hw.branch import AddStreams, Fork, Queue
 from nomul.hw.chain import Chain
+from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.dots import DotProducts
-from nomul.hw.product import ShiftAddProducts, TableProducts
+from nomul.hw.embedding import Embedding
+from nomul.hw.fill import ZeroAbsent
+from nomul.hw.graph import Graph
+from nomul.hw.lanewise import LanewiseMax, LanewiseSums
+from nomul.hw.product import Products, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
 from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
 from nomul.hw.stream import Regroup, beats
+from nomul.hw.window import Windows
 
 __all__ = ["lower", "lower_body"]
+
+Parts = dict[str, Any]
 
 
 def lower(network: Network, plan: Plan) -> AxisTop:
     """The hardware of ``network`` built as ``plan`` says, with AXI4-Stream ports."""
-    return AxisTop(lower_body(network, plan), i_length=int(np.prod(network.input.shape)),
-                   o_length=int(np.prod(network.output.shape)))
+    return AxisTop(lower_body(network, plan), i_length=prod(network.input.shape),
+                   o_length=prod(network.output.shape))
 
 
-def lower_body(network: Network, plan: Plan) -> Chain:
+def lower_body(network: Network, plan: Plan) -> Graph:
     """The same without the ports: a stream of codes in, a stream of results out.
 
-    Every layer that has hardware is a submodule, by the layer's name.
+    Every layer that has hardware is a submodule, by the layer's name. Where a wire has
+    several readers stands a fork, and before those that must wait a queue.
     """
     check_plan(plan, network)
-    parts: dict[str, Any] = {}
-    lanes = plan.input_lanes
+    flow = plan_stages(plan, network)
+    queues = {(hardware_source(network, q.source), q.reader): q.depth for q in plan.queues}
+    readers = hardware_readers(network)
+    parts: Parts = {}
+    links: list[tuple[str, str]] = []
+    ends: dict[tuple[str, str], str] = {}  # where a reader finds the wire of a layer
+    shapes: dict[str, Any] = {}
+
     for layer in network.layers:
-        match layer:
-            case Input() | Flatten():
-                pass  # order of the stream and order of the vector are one
-            case Dense():
-                wire, = network.reads(layer)
-                assert isinstance(wire, Codes)
-                parts[layer.name] = _dense(layer, wire, plan[layer.name], lanes)
-                lanes = output_lanes(layer, plan[layer.name])
-            case Argmax():
-                wire, = network.reads(layer)
-                if not parts:
-                    raise ModelError(f"layer {layer.name!r}: must read a dense layer")
-                scores = list(parts.values())[-1].o.payload
-                parts[layer.name] = ArgmaxUnit(scores.shape().elem_shape, lanes=lanes,
-                                               length=wire.shape[0])
-            case _:
-                raise ModelError(f"layer {layer.name!r}: has no hardware yet; remove it")
+        if isinstance(layer, Flatten):
+            continue
+        if isinstance(layer, Input):
+            end, shape = "i", _input_shape(layer, flow[layer.name])
+        else:
+            sources = [hardware_source(network, name) for name in layer.inputs]
+            _add_layer(network, plan, layer, flow, parts, links,
+                       [(ends[source, layer.name], source, shapes[source]) for source in sources])
+            end, shape = layer.name, parts[layer.name].o.payload.shape()
+        shapes[layer.name] = shape
+        _add_fork(layer.name, end, shape, readers[layer.name], queues, parts, links, ends)
     if not parts:
-        raise ModelError(f"network {network.name!r}: must have a dense layer to be built")
-    return Chain(parts)
+        raise ModelError(f"network {network.name!r}: must have a layer that computes to be built")
+    last = hardware_source(network, network.layers[-1].name)
+    links.append((last, "o"))
+    return Graph(parts, links)
 
 
-def _dense(layer: Dense, wire: Codes, plan: DensePlan, i_lanes: int) -> Chain:
-    """Gather inputs, repeat them for each group of outputs, add up, make codes."""
-    terms = dense_terms(layer, wire.levels)
+def _input_shape(layer: Input, stage: Stage) -> Any:
+    return data.ArrayLayout(unsigned(layer.levels.bits), stage.gives.lanes)
+
+
+def _add_fork(name: str, end: str, shape: Any, readers: list[str],
+              queues: dict[tuple[str, str], int], parts: Parts, links: list[tuple[str, str]],
+              ends: dict[tuple[str, str], str]) -> None:
+    """A fork behind layer ``name`` if it has several readers, and their queues."""
+    forked = len(readers) > 1
+    if forked:
+        parts[f"{name}_fork"] = Fork(shape, len(readers))
+        links.append((end, f"{name}_fork"))
+    for number, reader in enumerate(readers):
+        at = f"{name}_fork.o_{number}" if forked else end
+        if depth := queues.get((name, reader)):
+            queue = f"{name}_to_{reader}"
+            parts[queue] = Queue(shape, depth)
+            links.append((at, queue))
+            at = queue
+        ends[name, reader] = at
+
+
+def _add_layer(network: Network, plan: Plan, layer: Layer, flow: dict[str, Stage], parts: Parts,
+               links: list[tuple[str, str]], sources: list[tuple[str, str, Any]]) -> None:
+    """The hardware of ``layer``, linked to the ends it reads."""
+    stage = flow[layer.name]
+    if not isinstance(layer, Add):
+        (end, source, shape), = sources
+        chain = _gather(shape, flow[source].gives, stage.takes)
+        chain |= _unit(network, plan, layer, stage, shape)
+        links.append((end, layer.name))
+        parts[layer.name] = chain.popitem()[1] if len(chain) == 1 else Chain(chain)
+        return
+    tables = [(wire.levels.values << shift).tolist()
+              for wire, shift in zip(network.reads(layer), layer.shifts, strict=True)
+              if isinstance(wire, Codes)]
+    adder = AddStreams(tables, lanes=stage.takes.lanes)
+    terms, entry = sum_terms(network, layer), plan[layer.name]
+    tail = _staircase(layer.staircase, terms, entry, stage.gives.lanes, adder.o.payload.shape())
+    name = f"{layer.name}_sum" if tail else layer.name
+    parts[name] = adder
+    for number, (end, source, shape) in enumerate(sources):
+        for gather in _gather(shape, flow[source].gives, stage.takes).values():
+            parts[f"{layer.name}_gather_{number}"] = gather
+            links.append((end, f"{layer.name}_gather_{number}"))
+            end = f"{layer.name}_gather_{number}"
+        links.append((end, f"{name}.i_{number}"))
+    if tail:
+        parts[layer.name] = Chain(tail)
+        links.append((name, layer.name))
+
+
+def _gather(shape: Any, gives: Stream, takes: Stream) -> Parts:
+    """What turns the beats of one layer into those that the next one takes; maybe nothing."""
+    if gives.same_beats(takes):
+        return {}
+    return {"gather": Regroup(shape.elem_shape, i_lanes=gives.lanes, o_lanes=takes.lanes,
+                              length=gives.length, o_length=takes.length)}
+
+
+def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) -> Parts:
+    """What computes ``layer`` from beats that are cut as it takes them."""
+    wire = network.reads(layer)[0]
+    element = shape.elem_shape
+    if isinstance(layer, Argmax):
+        return {"argmax": ArgmaxUnit(element, lanes=stage.takes.lanes, length=wire.shape[-1])}
+    entry = plan[layer.name]
+    assert isinstance(wire, Codes)
+    if isinstance(layer, PixelEmbedding):
+        return {"table": Embedding(layer.table.tolist(), code_shape=layer.levels.bits,
+                                   channels=wire.shape[2], storage=entry.weights_in)}
+    if isinstance(layer, MaxPool):
+        return {"window": _windows(layer.window, wire, element, entry, pad=0, lanewise=True),
+                "max": LanewiseMax(element, lanes=entry.outputs, taps=prod(layer.window.kernel))}
+    assert isinstance(layer, Weighted | SumPool)
+    terms = sum_terms(network, layer)
+    if isinstance(layer, Dense):
+        parts = _dense(layer, terms, entry, stage)
+    elif is_lanewise(layer):
+        assert isinstance(layer, Conv2d | SumPool)
+        parts = _lanewise(layer, terms, wire, entry, element)
+    else:
+        assert isinstance(layer, Conv2d)
+        parts = _convolution(layer, terms, wire, entry, stage, element)
+    sums = list(parts.values())[-1].o.payload.shape()
+    return parts | _staircase(layer.staircase, terms, entry, stage.gives.lanes, sums)
+
+
+def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> Products:
     table = terms.products.tolist()
     if plan.product is ProductCircuit.SHIFT_ADD:
-        products: Any = ShiftAddProducts(table, lanes=plan.outputs, inputs=plan.inputs)
-    else:
-        products = TableProducts(table, lanes=plan.outputs, inputs=plan.inputs,
-                                 storage=plan.products_in)
-    lanes = output_lanes(layer, plan)
-    low, high = int(terms.low.min()), int(terms.high.max())
-    dots = DotProducts(products, layer.assignment.tolist(), acc_shape=signed_range(low, high),
-                       o_lanes=lanes, storage=plan.weights_in)
+        return ShiftAddProducts(table, lanes=lanes, inputs=inputs)
+    return TableProducts(table, lanes=lanes, inputs=inputs, storage=plan.products_in)
 
-    parts: dict[str, Any] = {}
-    if i_lanes != plan.inputs:
-        parts["gather"] = Regroup(products.code_shape, i_lanes=i_lanes, o_lanes=plan.inputs,
-                                  length=layer.fan_in)
+
+def _sum_shape(terms: SumTerms) -> Any:
+    return signed_range(int(terms.low.min()), int(terms.high.max()))
+
+
+def _dense(layer: Dense, terms: SumTerms, plan: LayerPlan, stage: Stage) -> Parts:
+    """Repeat the inputs for each group of outputs, and add up."""
+    dots = DotProducts(_products(terms, plan, lanes=plan.outputs, inputs=plan.inputs),
+                       terms.assignment.tolist(), acc_shape=_sum_shape(terms),
+                       o_lanes=stage.gives.lanes, storage=plan.weights_in)
+    parts: Parts = {}
     if plan.depth:
         parts["replay"] = Replay(dots.i.payload.shape(), length=beats(layer.fan_in, plan.inputs),
                                  repeats=dots.groups, depth=plan.depth)
-    parts["dots"] = dots
+    return parts | {"dots": dots}
 
-    shape, offsets, negate = dots.acc_shape, terms.offsets, False
+
+def _windows(window: Window, wire: Codes, element: Any, plan: LayerPlan, *, pad: int,
+             lanewise: bool, groups: int = 1, repeats: int = 1) -> Windows:
+    """The line buffer of a layer that moves ``window``; ``pad`` is the code that padding gives."""
+    height, width, channels = wire.shape
+    words = beats(channels, plan.inputs)
+    bits = element.width
+    present = [min(plan.inputs, channels - word * plan.inputs) for word in range(words)]
+    return Windows(data.ArrayLayout(element, plan.inputs), height=height, width=width,
+                   words=words, kernel=window.kernel, stride=window.stride,
+                   padding=window.padding, groups=words if lanewise else groups, repeats=repeats,
+                   pad=[sum(pad << lane * bits for lane in range(n)) for n in present],
+                   depth=plan.depth)
+
+
+def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, wire: Codes, plan: LayerPlan,
+              element: Any) -> Parts:
+    """Window, then each lane adds up its own channel."""
+    window = window_of(layer, wire)
+    return {
+        "window": _windows(window, wire, element, plan, pad=wire.levels.zero or 0,
+                           lanewise=True),
+        "sums": LanewiseSums([_products(terms, plan, lanes=1, inputs=1)
+                              for _ in range(plan.outputs)], terms.assignment.tolist(),
+                             acc_shape=_sum_shape(terms), storage=plan.weights_in),
+    }
+
+
+def _convolution(layer: Conv2d, terms: SumTerms, wire: Codes, plan: LayerPlan, stage: Stage,
+                 element: Any) -> Parts:
+    """Window, given once for each group of outputs, then dot products."""
+    channels, lanes = layer.assignment.shape[3], plan.inputs
+    words = beats(channels, lanes)
+    # Absent lanes carry code 0, which adds nothing whatever its weight is.
+    rows = np.zeros((layer.outputs, *layer.window.kernel, words * lanes), dtype=np.int64)
+    rows[..., :channels] = layer.assignment
+    dots = DotProducts(_products(terms, plan, lanes=plan.outputs, inputs=lanes),
+                       rows.reshape(layer.outputs, -1).tolist(), acc_shape=_sum_shape(terms),
+                       o_lanes=stage.gives.lanes, storage=plan.weights_in)
+    parts: Parts = {}
+    if channels % lanes:
+        parts["fill"] = ZeroAbsent(element, lanes=lanes, length=channels)
+    each = layer.outputs // layer.groups
+    parts["window"] = _windows(layer.window, wire, element, plan, pad=wire.levels.zero or 0,
+                               lanewise=False, groups=layer.groups,
+                               repeats=beats(each, plan.outputs))
+    return parts | {"dots": dots}
+
+
+def _staircase(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, lanes: int,
+               sums: Any) -> Parts:
+    """Add what the sums lack, and make codes; maybe nothing."""
+    parts: Parts = {}
+    low, high = int(terms.low.min()), int(terms.high.max())
+    shape, offsets, negate = sums.elem_shape, terms.offsets, False
     shift = None
     if plan.staircase is StaircaseCircuit.SHIFT_CLIP:
-        assert layer.staircase
-        shift = shift_clip_terms(layer.staircase, terms.low + offsets, terms.high + offsets)
+        assert staircase
+        shift = shift_clip_terms(staircase, terms.low + offsets, terms.high + offsets)
         assert shift, "the plan is checked"
         negate = shift.negate
         offsets = shift.offsets - offsets if negate else shift.offsets + offsets
     # An own offset for each output is added; a common one moves into the thresholds.
     rows = plan.staircase in (StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH)
-    folded = rows and (not np.ptp(offsets) or bool(layer.staircase and layer.staircase.per_channel))
+    folded = rows and (not np.ptp(offsets) or bool(staircase and staircase.per_channel))
     if (offsets.any() or negate) and not folded:
-        ends = [offsets - terms.high, offsets - terms.low] if negate else [
-            terms.low + offsets, terms.high + offsets]
-        low, high = int(min(e.min() for e in ends)), int(max(e.max() for e in ends))
+        low, high = _moved_range(terms, offsets, negate)
         parts["offset"] = Offset(
             shape, signed_range(low, high), lanes=lanes, negate=negate,
             offsets=offsets.tolist() if np.ptp(offsets) else [int(offsets[0])],
@@ -111,13 +281,21 @@ def _dense(layer: Dense, wire: Codes, plan: DensePlan, i_lanes: int) -> Chain:
         shape = parts["offset"].o_shape
         offsets = np.zeros_like(offsets)
 
-    codes = len(layer.staircase.levels) if layer.staircase else 0
     if shift:
-        parts["staircase"] = ShiftClip(shape, shift=shift.shift, codes=codes, lanes=lanes)
+        assert staircase
+        parts["staircase"] = ShiftClip(shape, shift=shift.shift, codes=len(staircase.levels),
+                                       lanes=lanes)
     elif rows:
-        assert layer.staircase
-        thresholds, falling = threshold_rows(layer.staircase, offsets, low, high)
+        assert staircase
+        thresholds, falling = threshold_rows(staircase, offsets, low, high)
         circuit = Comparators if plan.staircase is StaircaseCircuit.COMPARATORS else Search
         parts["staircase"] = circuit(shape, thresholds.tolist(), falling=falling, lanes=lanes,
                                      storage=plan.constants_in)
-    return Chain(parts)
+    return parts
+
+
+def _moved_range(terms: SumTerms, offsets: Ints, negate: bool) -> tuple[int, int]:
+    """Lowest and highest of ``offsets`` plus the sums, or minus them."""
+    if negate:
+        return int((offsets - terms.high).min()), int((offsets - terms.low).max())
+    return int((terms.low + offsets).min()), int((terms.high + offsets).max())

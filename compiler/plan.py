@@ -1,4 +1,4 @@
-"""How a network is built: folding, circuits and memories, layer by layer.
+"""How a network is built: folding, circuits, memories and queues.
 
 Every legal plan of a network gives the same bits (docs/design.md). A plan on disk is JSON.
 """
@@ -6,75 +6,69 @@ from __future__ import annotations
 
 import enum
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nomul.compiler.circuits import dense_terms, shift_clip_terms
+from nomul.compiler.circuits import legal_circuits
 from nomul.compiler.errors import DataError, PlanError
-from nomul.compiler.network import Argmax, Codes, Dense, Network
-from nomul.hw.product import shift_add_slopes
+from nomul.compiler.flow import Fold, Stage, is_lanewise, queue_depths, stages, window_of
+from nomul.compiler.layers import (
+    Argmax,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    Layer,
+    MaxPool,
+    SumPool,
+    Weighted,
+)
+from nomul.compiler.network import Network
+from nomul.compiler.values import Codes
+from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
+from nomul.hw.window import minimum_depth
 
 __all__ = [
-    "DensePlan",
-    "Fold",
+    "LayerPlan",
     "Plan",
-    "ProductCircuit",
-    "StaircaseCircuit",
+    "QueuePlan",
+    "check_fold",
     "check_plan",
-    "fold_for_interval",
     "intervals",
+    "least_depth",
     "load_plan",
-    "make_plan",
-    "parse_folds",
     "plan_json",
+    "plan_stages",
+    "planned_layers",
 ]
 
 VERSION = 1
 
 _Choice = TypeVar("_Choice", bound=enum.Enum)
 
-Fold = tuple[int, int]
-"""Outputs and inputs computed at once."""
-
-
-class ProductCircuit(enum.Enum):
-    """What makes the products of weights and codes."""
-
-    SHIFT_ADD = "shift-add"
-    TABLE = "table"
-
-
-class StaircaseCircuit(enum.Enum):
-    """What makes codes of accumulators."""
-
-    NONE = "none"
-    SHIFT_CLIP = "shift-clip"
-    COMPARATORS = "comparators"
-    SEARCH = "search"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DensePlan:
-    """How a dense layer is built.
+class LayerPlan:
+    """How a layer is built.
 
     Parameters
     ----------
     name : str
         The layer.
     outputs, inputs : int
-        Folding: outputs and inputs computed at once.
+        Folding: outputs and inputs computed at once. Both are the lanes of a layer whose
+        channels do not meet (depthwise convolution, pooling, addition).
     product : ProductCircuit
     products_in, weights_in, constants_in : Storage
-        What holds product tables, assignments, and the offsets or thresholds.
+        What holds product tables; assignments and embedding tables; offsets or thresholds.
     staircase : StaircaseCircuit
     depth : int
-        Beats of ``inputs`` codes that the replay buffer holds; 0 builds none, which needs
-        all outputs at once.
+        Beats of ``inputs`` codes that the layer's buffer holds: the replay buffer of a
+        dense layer (0 builds none, which needs all outputs at once), or the rows of a window.
     """
 
     name: str
@@ -85,6 +79,27 @@ class DensePlan:
     weights_in: Storage
     constants_in: Storage
     staircase: StaircaseCircuit
+    depth: int
+
+    @property
+    def fold(self) -> Fold:
+        return self.outputs, self.inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlan:
+    """A queue between the layer where a branch forks off and its reader.
+
+    Parameters
+    ----------
+    source, reader : str
+        The layers.
+    depth : int
+        Beats of ``source`` that it holds.
+    """
+
+    source: str
+    reader: str
     depth: int
 
 
@@ -98,100 +113,85 @@ class Plan:
         Digest of the network.
     input_lanes : int
         Codes that enter at once.
-    layers : tuple of DensePlan
-        Those of the dense layers, in the network's order.
+    layers : tuple of LayerPlan
+        Those of all layers but input, flatten and argmax, in the network's order.
+    queues : tuple of QueuePlan
     """
 
     network: str
     input_lanes: int
-    layers: tuple[DensePlan, ...]
+    layers: tuple[LayerPlan, ...]
+    queues: tuple[QueuePlan, ...] = ()
 
-    def __getitem__(self, name: str) -> DensePlan:
+    def __getitem__(self, name: str) -> LayerPlan:
         for layer in self.layers:
             if layer.name == name:
                 return layer
         raise KeyError(name)
 
 
-def _dense_layers(network: Network) -> list[Dense]:
-    return [layer for layer in network.layers if isinstance(layer, Dense)]
+def planned_layers(network: Network) -> list[Layer]:
+    """The layers that a plan has something to say of."""
+    return [layer for layer in network.layers
+            if not isinstance(layer, Input | Flatten | Argmax)]
 
 
-def _codes(network: Network, layer: Dense) -> Codes:
-    wire, = network.reads(layer)
-    assert isinstance(wire, Codes)
-    return wire
+def plan_stages(plan: Plan, network: Network) -> dict[str, Stage]:
+    """How each layer takes part in the pipeline."""
+    return stages(network, plan.input_lanes, {entry.name: entry.fold for entry in plan.layers})
 
 
-def _legal_circuits(network: Network, layer: Dense) -> tuple[list[ProductCircuit],
-                                                             list[StaircaseCircuit]]:
-    """Circuits that give exactly the layer's bits, the smallest first."""
-    terms = dense_terms(layer, _codes(network, layer).levels)
-    products = [ProductCircuit.TABLE]
-    if shift_add_slopes(terms.products.tolist()) is not None:
-        products.insert(0, ProductCircuit.SHIFT_ADD)
-    if layer.staircase is None:
-        return products, [StaircaseCircuit.NONE]
-    staircases = [StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH]
-    if len(layer.staircase.levels) > 4:
-        staircases.reverse()
-    if shift_clip_terms(layer.staircase, terms.low + terms.offsets, terms.high + terms.offsets):
-        staircases.insert(0, StaircaseCircuit.SHIFT_CLIP)
-    return products, staircases
+def intervals(plan: Plan, network: Network) -> dict[str, int]:
+    """Ideal cycles between inferences of every part of the pipeline; the slowest one rules."""
+    return {name: stage.cycles for name, stage in plan_stages(plan, network).items()
+            if not isinstance(network[name], Flatten)}
 
 
-def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
-              default: Fold = (1, 1), input_lanes: int = 1) -> Plan:
-    """A plan with the given folding and the smallest circuits.
-
-    Parameters
-    ----------
-    folds : mapping of layer name to (outputs, inputs) at once
-        `PlanError` for a layer that does not exist or cannot be folded like that.
-    default : (outputs, inputs)
-        For the other layers.
-    """
-    folds = dict(folds or {})
-    layers = []
-    for layer in _dense_layers(network):
-        outputs, inputs = folds.pop(layer.name, default)
-        products, staircases = _legal_circuits(network, layer)
-        check_fold(layer, outputs, inputs)
-        table = len(layer.dictionary) * len(_codes(network, layer).levels)
-        weights = layer.assignment.size * max(1, layer.assignment_bits)
-        layers.append(DensePlan(
-            name=layer.name, outputs=outputs, inputs=inputs, product=products[0],
-            products_in=Storage.BLOCK if table > 64 and outputs * inputs <= 4 else Storage.LOGIC,
-            weights_in=Storage.BLOCK if weights >= 512 else Storage.LOGIC,
-            constants_in=Storage.LOGIC, staircase=staircases[0],
-            depth=_even_depth(layer, outputs, inputs)))
-    if folds:
-        raise _unknown_layer(network, next(iter(folds)))
-    plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers))
-    check_plan(plan, network)
-    return plan
-
-
-def _even_depth(layer: Dense, outputs: int, inputs: int) -> int:
-    """Depth at which vectors follow without a gap: two of them, up to a power of two."""
-    if outputs >= layer.outputs:
-        return 0
-    return 1 << max(1, (2 * beats(layer.fan_in, inputs) - 1).bit_length())
-
-
-def _unknown_layer(network: Network, name: str) -> PlanError:
-    known = ", ".join(layer.name for layer in _dense_layers(network))
-    return PlanError(f"plan: layer {name!r} must be a dense layer of network {network.name!r}, "
-                     f"which has {known}")
-
-
-def check_fold(layer: Dense, outputs: int, inputs: int) -> None:
+def check_fold(network: Network, layer: Layer, outputs: int, inputs: int) -> None:
     """`PlanError` unless ``layer`` can compute so many outputs and inputs at once."""
-    for what, lanes, most in (("outputs", outputs, layer.outputs),
-                              ("inputs", inputs, layer.fan_in)):
-        if not 1 <= lanes <= most:
-            raise PlanError(f"plan: layer {layer.name!r} must compute 1 to {most} {what} at once, "
-                            f"not {lanes}; change its fold")
+    where = f"plan: layer {layer.name!r} must"
+    most = _most_lanes(network, layer)
+    for what, lanes, limit in zip(("outputs", "inputs"), (outputs, inputs), most, strict=True):
+        if not 1 <= lanes <= limit:
+            raise PlanError(f"{where} compute 1 to {limit} {what} at once, not {lanes}; "
+                            "change its fold")
+    if is_lanewise(layer):
+        if outputs != inputs:
+            raise PlanError(f"{where} compute as many outputs as inputs at once, because its "
+                            f"channels do not meet, not {outputs} and {inputs}; change its fold")
+    elif isinstance(layer, Conv2d) and layer.groups > 1:
+        for what, lanes, limit in zip(("outputs", "inputs"), (outputs, inputs), most, strict=True):
+            if limit % lanes:
+                raise PlanError(f"{where} compute a divisor of its group's {limit} {what} at "
+                                f"once, not {lanes}; change its fold")
+
+
+def _most_lanes(network: Network, layer: Layer) -> Fold:
+    if is_lanewise(layer):
+        channels = network.reads(layer)[0].shape[-1]
+        return channels, channels
+    match layer:
+        case Conv2d():
+            return layer.outputs // layer.groups, layer.assignment.shape[3]
+        case Dense():
+            return layer.outputs, layer.fan_in
+    return 1, 1
+
+
+def least_depth(network: Network, layer: Layer, entry_fold: Fold) -> int:
+    """Beats that the buffer of ``layer`` must hold at least; 0 if it can do without."""
+    wire = network.reads(layer)[0]
+    outputs, inputs = entry_fold
+    match layer:
+        case Dense():
+            return 0 if outputs >= layer.outputs else max(2, beats(layer.fan_in, inputs))
+        case Conv2d() | MaxPool() | SumPool():
+            assert isinstance(wire, Codes)
+            height, width, channels = wire.shape
+            window = window_of(layer, wire)
+            return minimum_depth(height, width, beats(channels, inputs), window.kernel,
+                                 window.stride, window.padding)
+    return 0
 
 
 def check_plan(plan: Plan, network: Network) -> None:
@@ -199,94 +199,65 @@ def check_plan(plan: Plan, network: Network) -> None:
     if plan.network != network.digest:
         raise PlanError(f"plan: must be of network {network.name!r} ({network.digest[:12]}), not "
                         f"of one with digest {plan.network[:12]}; make a plan for this network")
-    pixels = 1
-    for size in network.input.shape:
-        pixels *= size
+    pixels = prod(network.input.shape)
     if not 1 <= plan.input_lanes <= pixels:
         raise PlanError(f"plan: input lanes must be 1 to {pixels}, not {plan.input_lanes}")
-    expected = [layer.name for layer in _dense_layers(network)]
-    given = [layer.name for layer in plan.layers]
+    layers = planned_layers(network)
+    expected, given = [layer.name for layer in layers], [entry.name for entry in plan.layers]
     for name in given:
         if name not in expected:
-            raise _unknown_layer(network, name)
+            raise unknown_layer(network, name)
     if given != expected:
         raise PlanError(f"plan: must have the layers {', '.join(expected)} in this order, "
                         f"not {', '.join(given) or 'none'}")
-    for layer, entry in zip(_dense_layers(network), plan.layers, strict=True):
-        check_fold(layer, entry.outputs, entry.inputs)
-        products, staircases = _legal_circuits(network, layer)
+    for layer, entry in zip(layers, plan.layers, strict=True):
+        check_fold(network, layer, entry.outputs, entry.inputs)
+        products, staircases = legal_circuits(network, layer)
         for what, choice, legal in (("products", entry.product, products),
                                     ("staircase", entry.staircase, staircases)):
             if choice not in legal:
                 raise PlanError(f"plan: layer {layer.name!r} must make its {what} by "
                                 f"{' or '.join(c.value for c in legal)}, not {choice.value}: "
                                 "that circuit would give other bits")
-        chunks = beats(layer.fan_in, entry.inputs)
-        if entry.depth == 0 and entry.outputs < layer.outputs:
-            raise PlanError(f"plan: layer {layer.name!r} must have a buffer, because it computes "
-                            f"{entry.outputs} of {layer.outputs} outputs at once; "
-                            f"set its depth to {_even_depth(layer, entry.outputs, entry.inputs)}")
-        if entry.depth and entry.depth < max(chunks, 2):
-            raise PlanError(f"plan: layer {layer.name!r} must have a buffer of at least "
-                            f"{max(chunks, 2)} beats, not {entry.depth}; increase its depth")
+        least = least_depth(network, layer, entry.fold)
+        if entry.depth < least and not (isinstance(layer, Weighted | MaxPool | SumPool) and least):
+            raise PlanError(f"plan: layer {layer.name!r}: depth must be at least 0")
+        if entry.depth < least:
+            raise PlanError(f"plan: layer {layer.name!r} must have a buffer of at least {least} "
+                            f"beats, not {entry.depth}; increase its depth")
+        if isinstance(layer, Dense) and entry.depth == 1:
+            raise PlanError(f"plan: layer {layer.name!r} must have a buffer of 0 or at least 2 "
+                            "beats, not 1; change its depth")
+    _check_queues(plan, network)
 
 
-def intervals(plan: Plan, network: Network) -> dict[str, int]:
-    """Ideal cycles between inferences of every part of the pipeline; the slowest one rules."""
-    pixels = 1
-    for size in network.input.shape:
-        pixels *= size
-    cycles = {network.layers[0].name: beats(pixels, plan.input_lanes)}
-    lanes = plan.input_lanes
-    for layer in network.layers[1:]:
-        match layer:
-            case Dense():
-                fold = plan[layer.name]
-                chunks = beats(layer.fan_in, fold.inputs)
-                cycles[layer.name] = beats(layer.outputs, fold.outputs) * chunks
-                lanes = output_lanes(layer, fold)
-            case Argmax():
-                cycles[layer.name] = beats(network.reads(layer)[0].shape[0], lanes)
-    return cycles
+def _check_queues(plan: Plan, network: Network) -> None:
+    needed = queue_depths(network, plan_stages(plan, network))
+    depths = {(queue.source, queue.reader): queue.depth for queue in plan.queues}
+    if len(depths) != len(plan.queues):
+        raise PlanError("plan: there must be one queue at most from a layer to a reader")
+    for source, reader in depths:
+        if source not in network.wires or reader not in network.wires or (
+                source not in network[reader].inputs):
+            raise PlanError(f"plan: queue from {source!r} to {reader!r} must join two layers that "
+                            "the network joins; remove it")
+    for (source, reader), least in needed.items():
+        depth = depths.get((source, reader), 0)
+        if depth < least:
+            raise PlanError(f"plan: queue from {source!r} to {reader!r} must hold at least "
+                            f"{least} beats, not {depth}: the branches would deadlock; "
+                            "increase its depth")
+    for (source, reader), depth in depths.items():
+        if depth < 1:
+            raise PlanError(f"plan: queue from {source!r} to {reader!r} must hold at least 1 "
+                            f"beat, not {depth}; leave it out")
 
 
-def output_lanes(layer: Dense, fold: DensePlan) -> int:
-    """Sums that leave a layer at once: the fewest that do not slow it down."""
-    chunks = beats(layer.fan_in, fold.inputs)
-    return next(n for n in range(1, fold.outputs + 1)
-                if fold.outputs % n == 0 and n * chunks >= fold.outputs)
-
-
-def fold_for_interval(network: Network, cycles: int) -> dict[str, Fold]:
-    """For each dense layer the fewest lanes that keep its interval within ``cycles``."""
-    if cycles < 1:
-        raise PlanError("plan: the clock must be at least as fast as the inferences; "
-                        "ask for fewer of them a second, or for a faster clock")
-    folds = {}
-    for layer in _dense_layers(network):
-        candidates = []
-        for outputs in range(1, layer.outputs + 1):
-            passes = beats(layer.outputs, outputs)
-            if passes <= cycles:
-                inputs = beats(layer.fan_in, min(layer.fan_in, cycles // passes))
-                candidates.append((outputs * inputs, outputs, inputs))
-        _, outputs, inputs = min(candidates)
-        folds[layer.name] = (outputs, inputs)
-    return folds
-
-
-def parse_folds(text: str, network: Network) -> dict[str, Fold]:
-    """Folding as typed: ``4x8`` for every layer, or ``dense1=4x8,dense2=2x16``."""
-    folds: dict[str, Fold] = {}
-    for item in text.split(","):
-        match = re.fullmatch(r"\s*(?:(\w+)\s*=\s*)?(-?\d+)\s*x\s*(-?\d+)\s*", item)
-        if not match:
-            raise PlanError(f"fold: must be OUTPUTSxINPUTS or LAYER=OUTPUTSxINPUTS, separated by "
-                            f"commas, not {item!r}; for example dense1=4x8,dense2=2x16")
-        name, fold = match[1], (int(match[2]), int(match[3]))
-        names = [name] if name else [layer.name for layer in _dense_layers(network)]
-        folds.update(dict.fromkeys(names, fold))
-    return folds
+def unknown_layer(network: Network, name: str) -> PlanError:
+    """The error for a layer that a plan cannot speak of."""
+    known = ", ".join(layer.name for layer in planned_layers(network))
+    return PlanError(f"plan: layer {name!r} must be one of network {network.name!r} that are "
+                     f"planned: {known}")
 
 
 def plan_json(plan: Plan) -> str:
@@ -309,12 +280,9 @@ def load_plan(path: Path, network: Network) -> Plan:
         _only(content, {"version", *(field.name for field in fields(Plan))}, "plan")
         if content["version"] != VERSION:
             raise PlanError(f"version must be {VERSION}, not {content['version']!r}")
-        layers = []
-        for entry in content["layers"]:
-            _only(entry, {field.name for field in fields(DensePlan)}, "layer")
-            layers.append(_dense_plan(entry))
         plan = Plan(network=_text(content["network"]), input_lanes=_count(content["input_lanes"]),
-                    layers=tuple(layers))
+                    layers=tuple(_layer_plan(entry) for entry in content["layers"]),
+                    queues=tuple(_queue_plan(entry) for entry in content["queues"]))
         check_plan(plan, network)
     except (PlanError, KeyError, TypeError) as error:
         raise PlanError(f"plan file '{path}': {error}") from error
@@ -349,11 +317,18 @@ def _choice(kind: type[_Choice], value: Any) -> _Choice:
                         f"not {value!r}") from None
 
 
-def _dense_plan(entry: dict[str, Any]) -> DensePlan:
-    return DensePlan(
+def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
+    _only(entry, {field.name for field in fields(LayerPlan)}, "layer")
+    return LayerPlan(
         name=_text(entry["name"]), outputs=_count(entry["outputs"]),
         inputs=_count(entry["inputs"]), depth=_count(entry["depth"]),
         product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         **{name: _choice(Storage, entry[name])
            for name in ("products_in", "weights_in", "constants_in")})
+
+
+def _queue_plan(entry: dict[str, Any]) -> QueuePlan:
+    _only(entry, {field.name for field in fields(QueuePlan)}, "queue")
+    return QueuePlan(source=_text(entry["source"]), reader=_text(entry["reader"]),
+                     depth=_count(entry["depth"]))

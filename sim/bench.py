@@ -5,28 +5,11 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from amaranth.lib import stream
 from amaranth.sim import Simulator, SimulatorContext
 
-__all__ = ["measure", "stream_get", "stream_put", "transfer"]
+__all__ = ["measure", "transfer"]
 
 PERIOD = 1e-6  # seconds; Amaranth 0.5 takes floats here
-
-
-async def stream_put(ctx: SimulatorContext, sink: stream.Interface, payload: Any) -> None:
-    """Offer ``payload`` until it is taken."""
-    ctx.set(sink.payload, payload)
-    ctx.set(sink.valid, 1)
-    await ctx.tick().until(sink.ready)
-    ctx.set(sink.valid, 0)
-
-
-async def stream_get(ctx: SimulatorContext, source: stream.Interface) -> Any:
-    """Wait for a payload and take it."""
-    ctx.set(source.ready, 1)
-    payload, = await ctx.tick().sample(source.payload).until(source.valid)
-    ctx.set(source.ready, 0)
-    return payload
 
 
 def transfer(dut: Any, inputs: Iterable[Any], count: int, *, seed: int,
@@ -48,34 +31,39 @@ def measure(dut: Any, inputs: Iterable[Any], count: int, *, max_cycles: int = 10
 def _run(dut: Any, inputs: Iterable[Any], count: int, seed: int, stall: float,
          max_cycles: int) -> list[tuple[Any, int]]:
     outputs: list[tuple[Any, int]] = []
+    finished = False
 
     async def produce(ctx: SimulatorContext) -> None:
         rng = random.Random(f"produce {seed}")
         for payload in inputs:
-            while rng.random() < stall:
+            while rng.random() < stall and not finished:
                 await ctx.tick()
-            await stream_put(ctx, dut.i, payload)
+            ctx.set(dut.i.payload, payload)
+            ctx.set(dut.i.valid, 1)
+            taken = False
+            while not (taken or finished):
+                _, _, taken = await ctx.tick().sample(dut.i.ready)
+            ctx.set(dut.i.valid, 0)
 
     async def consume(ctx: SimulatorContext) -> None:
+        nonlocal finished
         rng = random.Random(f"consume {seed}")
-        cycle = 0
-        while len(outputs) < count:
+        for cycle in range(max_cycles):
+            if len(outputs) == count:
+                break
             ready = rng.random() >= stall
             ctx.set(dut.o.ready, ready)
             _, _, valid, payload = await ctx.tick().sample(dut.o.valid, dut.o.payload)
             if valid and ready:
                 outputs.append((payload, cycle))
-            cycle += 1
         ctx.set(dut.o.ready, 0)
-
-    async def watchdog(ctx: SimulatorContext) -> None:
-        await ctx.delay(max_cycles * PERIOD)
-        raise TimeoutError(f"{len(outputs)} of {count} outputs after {max_cycles} cycles")
+        finished = True
 
     sim = Simulator(dut)
     sim.add_clock(PERIOD)
     sim.add_testbench(produce)
     sim.add_testbench(consume)
-    sim.add_testbench(watchdog, background=True)
     sim.run()
+    if len(outputs) < count:
+        raise TimeoutError(f"{len(outputs)} of {count} outputs after {max_cycles} cycles")
     return outputs

@@ -5,20 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from nomul.compiler.errors import PlanError
-from nomul.compiler.network import Argmax, Dense, Flatten, Input, Layer, Levels, Network, Staircase
+from nomul.compiler.circuits import legal_circuits
+from nomul.compiler.flow import Fold, is_lanewise, queue_depths
+from nomul.compiler.layers import Argmax, Conv2d, Dense, Flatten, Input, Layer
+from nomul.compiler.network import Network
 from nomul.compiler.plan import (
-    DensePlan,
     Plan,
-    ProductCircuit,
-    StaircaseCircuit,
+    QueuePlan,
     check_plan,
-    make_plan,
+    least_depth,
+    plan_stages,
+    planned_layers,
 )
+from nomul.compiler.planner import make_plan
+from nomul.compiler.values import Levels, Staircase
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
-__all__ = ["random_network", "random_plan"]
+__all__ = ["random_levels", "random_network", "random_plan", "random_staircase"]
 
 Rng = np.random.Generator
 
@@ -26,7 +30,7 @@ Rng = np.random.Generator
 def random_network(seed: int) -> Network:
     """A network of one to three dense layers, with all that a layer can have."""
     rng = np.random.default_rng([0, seed])
-    levels = _levels(rng)
+    levels = random_levels(rng)
     shape = (int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 3)))
     layers: list[Layer] = [Input(name="pixels", shape=shape, levels=levels),
                            Flatten(name="flat", inputs=("pixels",))]
@@ -45,7 +49,8 @@ def random_network(seed: int) -> Network:
     return Network(name=f"random{seed}", layers=tuple(layers))
 
 
-def _levels(rng: Rng) -> Levels:
+def random_levels(rng: Rng) -> Levels:
+    """Uniform or any levels, with or without a zero."""
     codes = int(rng.choice([2, 3, 4, 7, 16]))
     match rng.integers(4):
         case 0:
@@ -74,11 +79,12 @@ def _dense(rng: Rng, name: str, source: str, fan_in: int, outputs: int, levels: 
         return layer
     low, high = (int(v) for v in (layer.accumulators(levels)[0].min(),
                                   layer.accumulators(levels)[1].max()))
-    return replace(layer, staircase=_staircase(rng, outputs, low, high))
+    return replace(layer, staircase=random_staircase(rng, outputs, low, high))
 
 
-def _staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
-    levels = _levels(rng)
+def random_staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
+    """A staircase for ``outputs`` accumulators between ``low`` and ``high``, of every kind."""
+    levels = random_levels(rng)
     rows = outputs if rng.integers(2) else 1
     count = len(levels) - 1
     directions = rng.choice([-1, 0, 1], rows) if rng.integers(3) == 0 else (
@@ -95,37 +101,47 @@ def _staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
 
 
 def random_plan(network: Network, seed: int) -> Plan:
-    """A legal plan, each part of it at random."""
+    """A legal plan, each part of it at random, also queues that only just do not deadlock."""
     rng = np.random.default_rng([1, seed])
     base = make_plan(network)
     layers = []
-    for entry in base.layers:
-        layer = network[entry.name]
-        assert isinstance(layer, Dense)
-        outputs = int(rng.integers(1, layer.outputs + 1))
-        inputs = int(rng.integers(1, layer.fan_in + 1))
-        chunks = beats(layer.fan_in, inputs)
-        depth = int(rng.integers(max(2, chunks), 2 * chunks + 3))
-        if outputs == layer.outputs and rng.integers(2):
-            depth = 0
+    for layer, entry in zip(planned_layers(network), base.layers, strict=True):
+        outputs, inputs = _fold(rng, network, layer)
+        least = least_depth(network, layer, (outputs, inputs))
+        depth = int(rng.integers(least, 2 * least + 3)) if least else 0
+        if isinstance(layer, Dense):
+            depth = max(2, depth) if least or rng.integers(2) else 0
+            if depth:
+                depth = max(depth, beats(layer.fan_in, inputs))
         storages = [Storage.BLOCK if rng.integers(2) else Storage.LOGIC for _ in range(3)]
-        layers.append(_legal(rng, network, base, replace(
+        products, staircases = legal_circuits(network, layer)
+        layers.append(replace(
             entry, outputs=outputs, inputs=inputs, depth=depth, products_in=storages[0],
-            weights_in=storages[1], constants_in=storages[2])))
+            weights_in=storages[1], constants_in=storages[2],
+            product=products[int(rng.integers(len(products)))],
+            staircase=staircases[int(rng.integers(len(staircases)))]))
     pixels = int(np.prod(network.input.shape))
-    return replace(base, input_lanes=int(rng.integers(1, pixels + 1)), layers=tuple(layers))
+    plan = replace(base, input_lanes=int(rng.integers(1, pixels + 1)), layers=tuple(layers),
+                   queues=())
+    needed = queue_depths(network, plan_stages(plan, network))
+    plan = replace(plan, queues=tuple(
+        QueuePlan(source=source, reader=reader, depth=depth + int(rng.integers(0, 2)))
+        for (source, reader), depth in needed.items()))
+    check_plan(plan, network)
+    return plan
 
 
-def _legal(rng: Rng, network: Network, base: Plan, entry: DensePlan) -> DensePlan:
-    """``entry`` with random circuits among those that the plan's check allows."""
-    options = []
-    for product in ProductCircuit:
-        for staircase in StaircaseCircuit:
-            candidate = replace(entry, product=product, staircase=staircase)
-            try:
-                check_plan(replace(base, layers=tuple(
-                    candidate if e.name == entry.name else e for e in base.layers)), network)
-            except PlanError:
-                continue
-            options.append(candidate)
-    return options[int(rng.integers(len(options)))]
+def _fold(rng: Rng, network: Network, layer: Layer) -> Fold:
+    channels = network.reads(layer)[0].shape[-1]
+    if is_lanewise(layer):
+        lanes = int(rng.integers(1, channels + 1))
+        return lanes, lanes
+    if isinstance(layer, Conv2d):
+        each, fan_in = layer.outputs // layer.groups, layer.assignment.shape[3]
+        if layer.groups == 1:
+            return int(rng.integers(1, each + 1)), int(rng.integers(1, fan_in + 1))
+        return (int(rng.choice([n for n in range(1, each + 1) if each % n == 0])),
+                int(rng.choice([n for n in range(1, fan_in + 1) if fan_in % n == 0])))
+    if isinstance(layer, Dense):
+        return int(rng.integers(1, layer.outputs + 1)), int(rng.integers(1, layer.fan_in + 1))
+    return 1, 1

@@ -124,7 +124,7 @@ def test_bad_network_files(run: Run, net: Path, tmp_path: Path, command: str, sp
 
 @pytest.mark.parametrize("options, words", [
     (("--fold", "0x1"), ("must compute 1 to", "not 0")),
-    (("--fold", "nowhere=1x1"), ("'nowhere' must be a dense layer",)),
+    (("--fold", "nowhere=1x1"), ("'nowhere' must be one of",)),
     (("--fold", "fast"), ("OUTPUTSxINPUTS",)),
     (("--fold", "dense1=999x1"), ("outputs at once, not 999",)),
     (("--plan", "none.json"), ("none.json", "must be readable")),

@@ -72,7 +72,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
 import nomul, nomul.cli, nomul.report, sys
 from pathlib import Path
 from nomul.compiler.emit import emit
-from nomul.compiler.plan import make_plan
+from nomul.compiler.planner import make_plan
 from nomul.sim.random_networks import random_network
 network = random_network(1)
 assert "module random1" in emit(network, make_plan(network)).verilog

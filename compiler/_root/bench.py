@@ -19,7 +19,8 @@ from nomul.compiler.emit import emit
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Dense, Network
-from nomul.compiler.plan import Plan, intervals, make_plan, parse_folds
+from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.planner import make_plan, parse_folds
 from nomul.compiler.quantize.datasets import load as load_data
 from nomul.compiler.storage import load, load_provenance
 from nomul.sim.vectors import make_vectors

@@ -303,13 +303,8 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
     """
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
-    from nomul.compiler.plan import (
-        fold_for_interval,
-        intervals,
-        load_plan,
-        make_plan,
-        parse_folds,
-    )
+    from nomul.compiler.plan import intervals, load_plan
+    from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
     from nomul.compiler.storage import load, load_provenance
 
     if sum(choice is not None for choice in (fold, plan_file, fps)) > 1:

@@ -6,41 +6,56 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nomul.compiler.quantize.rounding import round_half_up
 
-__all__ = ["QuantizedInput", "QuantizedReLU"]
+__all__ = ["QuantizedAverage", "QuantizedIdentity", "QuantizedInput", "QuantizedReLU", "Uniform"]
+
+# Values that calibration looks at; of more, every n-th.
+_SAMPLE = 1 << 20
 
 
 class _Round(torch.autograd.Function):
     """Forward the nearest level, backward straight through where the input is in range."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, step: float, top: int) -> Tensor:
-        ctx.save_for_backward((values > 0) & (values < top * step))
-        return round_half_up(values / step).clamp(0, top) * step
+    def forward(ctx: Any, values: Tensor, step: float, low: int, top: int) -> Tensor:
+        ctx.save_for_backward((values > low * step) & (values < top * step))
+        return round_half_up(values / step).clamp(low, top) * step
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         inside, = ctx.saved_tensors
-        return gradients[0] * inside, None, None
+        return gradients[0] * inside, None, None, None
 
 
-class _Uniform(nn.Module):
-    """Levels ``0, step, …, (2**bits - 1) * step``.
+class Uniform(nn.Module):
+    """Levels ``low * step`` to ``(low + 2**bits - 1) * step``; the base of all codes here.
 
-    Code ``c`` is taken where ``floor(x / step + 1/2) = c``, clipped to the codes there
-    are: halves round up, so that code ``c`` begins exactly at ``(c - 1/2) * step``.
+    Level ``n * step`` is taken where ``floor(x / step + 1/2) = n``, clipped to the levels
+    there are: halves round up, so that it begins exactly at ``(n - 1/2) * step``.
     """
 
     exponent: Tensor
+    signed = False
 
-    def __init__(self, bits: int, exponent: int) -> None:
+    def __init__(self, bits: int, exponent: int = 0) -> None:
         super().__init__()
-        if not 1 <= bits <= 8:
-            raise ValueError(f"bits of a code must be 1 to 8, not {bits!r}")
+        if not 1 + self.signed <= bits <= 8:
+            raise ValueError(f"bits of a code must be {1 + self.signed} to 8, not {bits!r}")
         self.bits = bits
         self.register_buffer("exponent", torch.tensor(exponent))
+
+    @property
+    def low(self) -> int:
+        """The lowest level, in steps."""
+        return -(1 << self.bits - 1) if self.signed else 0
+
+    @property
+    def top(self) -> int:
+        """The highest level, in steps."""
+        return self.low + (1 << self.bits) - 1
 
     @property
     def step(self) -> float:
@@ -49,15 +64,36 @@ class _Uniform(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Nearest levels of ``values``, of the same shape."""
-        result: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
-            values, self.step, (1 << self.bits) - 1)
-        return result
+        return self._round(values, 1)
+
+    @torch.no_grad()
+    def calibrate(self, values: Tensor) -> None:
+        """Take the step with the least squared error on ``values``, what enters."""
+        wanted = values.double().flatten()
+        wanted = wanted[::math.ceil(wanted.numel() / _SAMPLE)]
+        if not self.signed:
+            wanted = wanted.clamp(min=0)
+        peak = float(wanted.abs().max())
+        if peak == 0:
+            return
+        coarsest = math.ceil(math.log2(peak / self.top))
+        errors = {}
+        for exponent in range(coarsest, coarsest - self.bits - 1, -1):
+            self.exponent.fill_(exponent)
+            errors[exponent] = float((self._round(wanted, 1) - wanted).square().sum())
+        self.exponent.fill_(min(errors, key=errors.__getitem__))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, step=2**{int(self.exponent)}"
 
+    def _round(self, values: Tensor, count: int) -> Tensor:
+        """Levels of ``values`` that are ``count`` times too large."""
+        result: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
+            values, self.step * count, self.low, self.top)
+        return result
 
-class QuantizedInput(_Uniform):
+
+class QuantizedInput(Uniform):
     """Where images enter: rounds them to the levels of the input codes.
 
     Parameters
@@ -69,7 +105,7 @@ class QuantizedInput(_Uniform):
     """
 
 
-class QuantizedReLU(_Uniform):
+class QuantizedReLU(Uniform):
     """ReLU whose result is a code of few bits (uniform fixed point).
 
     The gradient goes straight through inside the range, and is 0 outside
@@ -83,19 +119,50 @@ class QuantizedReLU(_Uniform):
         Exponent of the step; `calibrate` chooses it.
     """
 
-    def __init__(self, bits: int, exponent: int = 0) -> None:
-        super().__init__(bits, exponent)
 
-    @torch.no_grad()
-    def calibrate(self, values: Tensor) -> None:
-        """Take the step with the least squared error on ``values``, what enters the ReLU."""
-        wanted = values.double().clamp(min=0)
-        peak = float(wanted.max())
-        if peak == 0:
-            return
-        coarsest = math.ceil(math.log2(peak / ((1 << self.bits) - 1)))
-        errors = {}
-        for exponent in range(coarsest, coarsest - self.bits - 1, -1):
-            self.exponent.fill_(exponent)
-            errors[exponent] = float((self(wanted) - wanted).square().sum())
-        self.exponent.fill_(min(errors, key=errors.__getitem__))
+class QuantizedIdentity(Uniform):
+    """Codes of both signs, ``-2**(bits - 1)`` to ``2**(bits - 1) - 1`` steps.
+
+    What a branch without a ReLU needs before it is added, or read by a convolution.
+
+    Parameters
+    ----------
+    bits : int
+        Bits of a code; 2 to 8.
+    exponent : int
+        Exponent of the step; `calibrate` chooses it.
+    """
+
+    signed = True
+
+
+class QuantizedAverage(Uniform):
+    """Average pooling whose result is a code of few bits.
+
+    The sum is rounded, with a step that is as many times larger as values were added: no
+    average is ever rounded before its code is known.
+
+    Parameters
+    ----------
+    bits : int
+        Bits of a code; 1 to 8.
+    kernel : int, optional
+        Side of the window, and its stride. The whole image if omitted.
+    exponent : int
+        Exponent of the step; `calibrate` chooses it.
+    """
+
+    def __init__(self, bits: int, kernel: int | None = None, exponent: int = 0) -> None:
+        super().__init__(bits, exponent)
+        self.kernel = kernel
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Levels of the averages of ``values`` [N, channels, height, width]."""
+        sums, count = self.sums(values)
+        return self._round(sums, count) / count
+
+    def sums(self, values: Tensor) -> tuple[Tensor, int]:
+        """Sums of the windows of ``values``, and how many values each adds."""
+        if self.kernel is None:
+            return values.sum(dim=(2, 3), keepdim=True), values.shape[2] * values.shape[3]
+        return (functional.avg_pool2d(values, self.kernel, divisor_override=1), self.kernel ** 2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Augmentation"]
+__all__ = ["Augmentation", "CropAndFlip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Augmentation:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Changed copies of ``images`` [N, channels, height, width]; 0 moves in."""
         count, _channels, height, width = images.shape
-        uniform = 2 * torch.rand(5, count, generator=generator) - 1
+        uniform = (2 * torch.rand(5, count, generator=generator) - 1).to(images.device)
         angle = uniform[0] * math.radians(self.rotation)
         size, slant = 1 + uniform[1] * self.stretch, uniform[2] * self.stretch
         # One pixel is 2 / width of the range -1 to 1 that sampling grids have.
@@ -45,4 +45,37 @@ class Augmentation:
             torch.stack([angle.sin(), size * angle.cos(), down], dim=1)], dim=1)
         grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
         moved = functional.grid_sample(images, grid, align_corners=False)
-        return moved + self.noise * torch.randn(images.shape, generator=generator)
+        if not self.noise:
+            return moved
+        return moved + self.noise * torch.randn(images.shape, generator=generator).to(images.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropAndFlip:
+    """Moves images by whole pixels and turns some of them left to right.
+
+    Pixels stay what they were, as a table of pixels needs them.
+
+    Parameters
+    ----------
+    crop : int
+        Pixels that an image moves at most to each side; 0 moves in.
+    flip : bool
+        Whether every second image, at random, is mirrored.
+    """
+
+    crop: int = 0
+    flip: bool = False
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Changed copies of ``images`` [N, channels, height, width]."""
+        count, _channels, height, width = images.shape
+        random = torch.rand(3, count, 1, generator=generator).to(images.device)
+        down, right = ((random[:2] * (2 * self.crop + 1)).floor().long())
+        rows = torch.arange(height, device=images.device) + down
+        columns = torch.arange(width, device=images.device) + right
+        if self.flip:
+            columns = torch.where(random[2] < 0.5, columns.flip(1), columns)
+        padded = functional.pad(images, [self.crop] * 4).permute(0, 2, 3, 1)
+        index = torch.arange(count, device=images.device)[:, None, None]
+        return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,9 +1,8 @@
 """How a data set is learned: the float net, and the settings of both trainings."""
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from nomul.compiler.errors import DataError, ModelError
-from nomul.compiler.quantize.augment import Augmentation
+from nomul.compiler.quantize.augment import Augmentation, CropAndFlip
 from nomul.compiler.quantize.constraints import (
     Binary,
     Constraint,
@@ -22,6 +21,8 @@ from nomul.compiler.quantize.constraints import (
     Scale,
     Ternary,
 )
+from nomul.compiler.quantize.nets import digits_net, mobile_net, resnet20, small_net
+from nomul.compiler.quantize.norms import Norm
 from nomul.compiler.quantize.rounding import Rounding
 
 __all__ = ["RECIPES", "Recipe", "constraint_from_names", "recipe_of"]
@@ -48,25 +49,41 @@ class Recipe:
     batch : int
         Images in a step of the optimizer.
     float_rate, rate : float
-        First learning rate of the float training and of LUT-Q's (Adam, falling to 0
-        along a cosine).
+        Highest learning rate of the float training and of LUT-Q's, falling to 0 along a
+        cosine.
     weight_decay : float
         Decoupled, per learning rate; in both trainings.
     label_smoothing : float
         Share of the label that is spread over all classes.
     distillation : float
         Share of LUT-Q's loss that the float net's scores are the target of, not the labels.
-    augmentation : Augmentation
+    augmentation : Augmentation or CropAndFlip
         How training images are changed.
     checkpoint_every : int
         Epochs between two checkpoints.
     threads : int
         Threads of torch; sums, and so results, may depend on it.
+    input_bits : int, optional
+        Bits of the codes that images enter as; the data set's own if omitted.
+    branch_bits : int, optional
+        Bits of signed codes; see `nomul.compiler.quantize.convert.quantize_model`.
+    norm : Norm
+        What batch normalization may multiply with.
+    iterations : int
+        M, k-means iterations after each step of the optimizer.
+    momentum : float
+        Of stochastic gradient descent (Nesterov's); 0 takes Adam.
+    warmup : float
+        Share of each training in which the learning rate rises.
+    calibration : int
+        Training images that find the steps of the codes.
+    accelerate : bool
+        Whether it runs on a GPU, where there is one. Results then differ a little each time.
     """
 
     name: str
     dataset: str
-    model: Callable[[], nn.Sequential]
+    model: Callable[[], nn.Module]
     activation_bits: int
     epochs: int
     batch: int
@@ -75,35 +92,68 @@ class Recipe:
     weight_decay: float
     label_smoothing: float
     distillation: float
-    augmentation: Augmentation
+    augmentation: Augmentation | CropAndFlip
     checkpoint_every: int
     threads: int
+    input_bits: int | None = None
+    branch_bits: int | None = None
+    norm: Norm = Norm.AFFINE
+    iterations: int = 1
+    momentum: float = 0.0
+    warmup: float = 0.0
+    calibration: int = 2048
+    accelerate: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """All that was chosen, as JSON values; the float net by the text torch prints of it."""
+        """All that was chosen, as JSON values; the float net by the text torch prints of it.
+
+        Settings at their default are left out.
+        """
         with torch.random.fork_rng(devices=[]):  # making a net draws its weights
-            return {**asdict(self), "model": str(self.model())}
+            values = {**asdict(self), "model": str(self.model())}
+        for item in fields(self):
+            if item.default is not MISSING and values[item.name] == item.default:
+                del values[item.name]
+        return {name: value.value if isinstance(value, Enum) else value
+                for name, value in values.items()}
 
-
-def _digits() -> nn.Sequential:
-    return nn.Sequential(OrderedDict([
-        ("flatten", nn.Flatten()),
-        ("dense1", nn.Linear(64, 32)),
-        ("relu1", nn.ReLU()),
-        ("dense2", nn.Linear(32, 10)),
-    ]))
+    def optimizer(self, model: nn.Module, rate: float) -> torch.optim.Optimizer:
+        """The optimizer of one training."""
+        if self.momentum:
+            return torch.optim.SGD(model.parameters(), lr=rate, momentum=self.momentum,
+                                   nesterov=True, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=self.weight_decay)
 
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
-    Recipe(name="digits", dataset="digits", model=_digits, activation_bits=4, epochs=300,
+    Recipe(name="digits", dataset="digits", model=digits_net, activation_bits=4, epochs=300,
            batch=64, float_rate=2e-2, rate=5e-3, weight_decay=1e-2, label_smoothing=0.0,
            distillation=0.5, checkpoint_every=20, threads=1,
            augmentation=Augmentation(shift=0.3, rotation=6, stretch=0.06, noise=0.15)),
+    Recipe(name="mnist", dataset="mnist", model=small_net, activation_bits=4, input_bits=4,
+           epochs=24, batch=128, float_rate=6e-3, rate=2e-3, weight_decay=1e-2, warmup=0.1,
+           label_smoothing=0.05, distillation=0.7, norm=Norm.FOLD, checkpoint_every=2, threads=1,
+           augmentation=Augmentation(shift=2, rotation=10, stretch=0.1)),
+    Recipe(name="fashion", dataset="fashion", model=small_net, activation_bits=4, input_bits=4,
+           epochs=24, batch=128, float_rate=6e-3, rate=2e-3, weight_decay=1e-2, warmup=0.1,
+           label_smoothing=0.05, distillation=0.7, norm=Norm.FOLD, checkpoint_every=2, threads=1,
+           augmentation=CropAndFlip(crop=1, flip=True)),
+    Recipe(name="cifar10", dataset="cifar10", model=resnet20, activation_bits=4,
+           epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=5e-4, warmup=0.03,
+           label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
+           calibration=256, checkpoint_every=1, threads=2, accelerate=True,
+           augmentation=CropAndFlip(crop=4, flip=True)),
+    Recipe(name="cifar10_mobile", dataset="cifar10", model=mobile_net, activation_bits=4,
+           epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=1e-4, warmup=0.03,
+           label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
+           calibration=256, checkpoint_every=1, threads=2, accelerate=True,
+           augmentation=CropAndFlip(crop=4, flip=True)),
 )}
 
 
 def recipe_of(name: str) -> Recipe:
     """The recipe called ``name``; `DataError` listing the known ones if there is none."""
+    name = name.replace("-", "_")
     if name not in RECIPES:
         known = ", ".join(sorted(RECIPES))
         raise DataError(f"recipe {name!r} is unknown; known are: {known}")

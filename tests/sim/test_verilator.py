@@ -8,7 +8,8 @@ import pytest
 from nomul.compiler.emit import Emitted, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.network import Dense, Network
-from nomul.compiler.plan import Plan, intervals, make_plan
+from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.planner import make_plan
 from nomul.compiler.quantize.datasets import load as load_data
 from nomul.compiler.storage import load
 from nomul.sim.random_networks import random_network, random_plan

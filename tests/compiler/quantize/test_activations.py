@@ -1,10 +1,16 @@
 """Codes of activations: exact at every threshold, straight through inside the range."""
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 
-from nomul.compiler.quantize.activations import QuantizedInput, QuantizedReLU
+from nomul.compiler.quantize.activations import (
+    QuantizedAverage,
+    QuantizedIdentity,
+    QuantizedInput,
+    QuantizedReLU,
+)
 
 
 @pytest.mark.parametrize("exponent", [-4, 0, 2])
@@ -57,6 +63,47 @@ def test_the_step_is_part_of_the_state() -> None:
     relu.load_state_dict(QuantizedReLU(4, -5).state_dict())
     assert relu.step == 2.0 ** -5
     assert repr(relu) == "QuantizedReLU(bits=4, step=2**-5)"
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_signed_codes_begin_exactly_at_their_thresholds(bits: int) -> None:
+    codes = QuantizedIdentity(bits, -3)
+    half = 2 ** (bits - 1)
+    assert (codes.low, codes.top) == (-half, half - 1)
+    for level in range(-half + 1, half):
+        threshold = (level - 0.5) / 8
+        values = torch.tensor([math.nextafter(threshold, -9), threshold], dtype=torch.float64)
+        assert codes(values).tolist() == [(level - 1) / 8, level / 8]
+    values = torch.tensor([-99.0, -0.1, 0.1, 99.0], requires_grad=True)
+    codes(values).sum().backward()
+    assert values.grad is not None and values.grad.tolist() == [0, 1, 1, 0]
+    with pytest.raises(ValueError, match="bits of a code must be 2 to 8, not 1"):
+        QuantizedIdentity(1)
+
+
+def test_signed_codes_are_calibrated_on_both_sides() -> None:
+    codes = QuantizedIdentity(3)
+    codes.calibrate(torch.tensor([-3.9, -1.0, 0.0, 1.1, 2.9]))
+    assert codes.step == 1.0
+
+
+@pytest.mark.parametrize("kernel", [2, 3, None])
+def test_an_average_is_rounded_once(kernel: int | None) -> None:
+    """Every sum of a window against fractions; 9 and 42 values are no power of two."""
+    module = QuantizedAverage(3, kernel, exponent=-1)
+    count = 42 if kernel is None else kernel ** 2
+    for total in range(count * 15 + 1):
+        image = torch.zeros(1, 1, 6, 7, dtype=torch.float64)
+        image[0, 0, 0, 0] = total / 4
+        mean = Fraction(total, 4 * count)
+        level = min(math.floor(mean / Fraction(1, 2) + Fraction(1, 2)), 7)
+        assert float(module(image)[0, 0, 0, 0]) == level / 2
+
+
+def test_the_gradient_of_an_average_is_shared_out() -> None:
+    values = torch.full((1, 2, 4, 4), 0.6, requires_grad=True)
+    QuantizedAverage(4, 2, exponent=-3)(values).sum().backward()
+    assert values.grad is not None and torch.allclose(values.grad, torch.tensor(0.25))
 
 
 @pytest.mark.parametrize("bits", [0, 9])

@@ -44,7 +44,8 @@ def test_arrays_cannot_be_changed() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DataError) as error:
         load("mnits")
-    assert str(error.value) == "data set 'mnits' is unknown; known are: digits"
+    assert str(error.value) == ("data set 'mnits' is unknown; known are: cifar10, digits, "
+                                "fashion, mnist")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

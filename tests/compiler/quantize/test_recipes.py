@@ -1,4 +1,6 @@
 """Names of the command line become recipes and constraints; the papers' memory formula."""
+import json
+import math
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from nomul.compiler.quantize.constraints import (
     Scale,
     Ternary,
 )
+from nomul.compiler.quantize.datasets import DATASETS
 from nomul.compiler.quantize.memory import memory_bits
-from nomul.compiler.quantize.recipes import constraint_from_names, recipe_of
+from nomul.compiler.quantize.recipes import RECIPES, constraint_from_names, recipe_of
 from nomul.compiler.quantize.rounding import Rounding
 
 
@@ -62,13 +65,57 @@ def test_wrong_names_are_refused(arguments: dict[str, Any], message: str) -> Non
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(DataError) as error:
         recipe_of("digit")
-    assert str(error.value) == "recipe 'digit' is unknown; known are: digits"
+    assert str(error.value) == ("recipe 'digit' is unknown; known are: cifar10, "
+                                "cifar10_mobile, digits, fashion, mnist")
 
 
 def test_settings_leave_the_random_generator_alone() -> None:
     state = torch.get_rng_state()
     assert "Linear(in_features=64, out_features=32" in recipe_of("digits").settings()["model"]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_settings_of_digits_are_as_they_were() -> None:
+    """Settings at their default are left out, so that checkpoints stay valid."""
+    assert sorted(recipe_of("digits").settings()) == [
+        "activation_bits", "augmentation", "batch", "checkpoint_every", "dataset", "distillation",
+        "epochs", "float_rate", "label_smoothing", "model", "name", "rate", "threads",
+        "weight_decay"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_json_and_its_name_a_module(name: str) -> None:
+    recipe = recipe_of(name)
+    assert json.loads(json.dumps(recipe.settings())) == recipe.settings()
+    assert recipe.name == name and name.isidentifier()
+    assert recipe.dataset in DATASETS
+
+
+def test_a_dash_is_an_underscore() -> None:
+    assert recipe_of("cifar10-mobile") is recipe_of("cifar10_mobile")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion"])
+def test_the_nets_for_small_chips(name: str) -> None:
+    """Weights of 4 bits, and the cycles of layers that compute all outputs at once."""
+    recipe = recipe_of(name)
+    weights, cycles = 0, {}
+    values = torch.zeros(1, 1, 28, 28)
+    for path, module in recipe.model().eval().named_children():
+        values = module(values)
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            weights += module.weight.numel()
+            cycles[path] = module.weight[0].numel() * math.prod(values.shape[2:])
+    assert 4 * weights <= 100_000
+    assert sum(cycles.values()) < 25_000
+
+
+def test_the_residual_net_has_twenty_layers_and_shortcuts() -> None:
+    net = recipe_of("cifar10").model()
+    layers = [module for module in net.modules()
+              if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(layers) == 20 + 2
+    assert sum(layer.weight.numel() for layer in layers) < 290_000
 
 
 @pytest.mark.parametrize("weights, entries, value_bits, bits", [

@@ -1,0 +1,167 @@
+"""Choosing a plan: folding as asked or for a rate, the smallest circuits that are exact."""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from nomul.compiler.circuits import legal_circuits
+from nomul.compiler.errors import PlanError
+from nomul.compiler.flow import Fold, hardware_source, is_lanewise, queue_depths, stages, window_of
+from nomul.compiler.layers import Conv2d, Dense, Layer, MaxPool, PixelEmbedding, SumPool, Weighted
+from nomul.compiler.network import Network
+from nomul.compiler.plan import (
+    LayerPlan,
+    Plan,
+    QueuePlan,
+    check_fold,
+    check_plan,
+    least_depth,
+    planned_layers,
+    unknown_layer,
+)
+from nomul.compiler.values import Codes
+from nomul.hw.stream import beats
+from nomul.hw.table import Storage
+from nomul.hw.window import even_depth
+
+__all__ = ["fold_for_interval", "make_plan", "parse_folds"]
+
+# Fewer bits than this are cheaper in logic than in a block RAM of their own.
+_BLOCK_BITS = 512
+_CONSTANT_BLOCK_ROWS = 16
+
+
+def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
+              default: Fold = (1, 1), input_lanes: int = 1) -> Plan:
+    """A plan with the given folding, the smallest circuits, and buffers that do not stall.
+
+    Parameters
+    ----------
+    folds : mapping of layer name to (outputs, inputs) at once
+        `PlanError` for a layer that does not exist or cannot be folded like that.
+    default : (outputs, inputs)
+        For the other dense layers and convolutions; those whose channels do not meet take 1.
+    """
+    chosen = dict(folds or {})
+    layers, used = [], {}
+    for layer in planned_layers(network):
+        lanewise = is_lanewise(layer) or isinstance(layer, PixelEmbedding)
+        fold = chosen.pop(layer.name, (1, 1) if lanewise else default)
+        check_fold(network, layer, *fold)
+        used[layer.name] = fold
+        layers.append(_layer_plan(network, layer, fold))
+    if chosen:
+        raise unknown_layer(network, next(iter(chosen)))
+    plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),
+                queues=_queues(network, input_lanes, used))
+    check_plan(plan, network)
+    return plan
+
+
+def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
+    products, staircases = legal_circuits(network, layer)
+    outputs, inputs = fold
+    weights, table, rows = 0, 0, 1
+    wire = network.reads(layer)[0]
+    if isinstance(layer, Weighted):
+        assert isinstance(wire, Codes)
+        weights = layer.assignment.size * max(1, layer.assignment_bits)
+        table = len(layer.dictionary) * len(wire.levels)
+        rows = layer.outputs
+    elif isinstance(layer, PixelEmbedding):
+        weights = layer.table.size * layer.levels.bits
+    lanes = outputs if is_lanewise(layer) else outputs * inputs
+    return LayerPlan(
+        name=layer.name, outputs=outputs, inputs=inputs, product=products[0],
+        products_in=Storage.BLOCK if table > 64 and lanes <= 4 else Storage.LOGIC,
+        weights_in=Storage.BLOCK if weights >= _BLOCK_BITS else Storage.LOGIC,
+        constants_in=Storage.BLOCK if rows > _CONSTANT_BLOCK_ROWS else Storage.LOGIC,
+        staircase=staircases[0], depth=_comfortable_depth(network, layer, fold))
+
+
+def _comfortable_depth(network: Network, layer: Layer, fold: Fold) -> int:
+    """Depth at which a layer's buffer never makes it wait, up to a power of two."""
+    least = least_depth(network, layer, fold)
+    if not least:
+        return 0
+    outputs, inputs = fold
+    wire = network.reads(layer)[0]
+    depth = 2 * least
+    if isinstance(layer, Conv2d | MaxPool | SumPool):
+        assert isinstance(wire, Codes)
+        window = window_of(layer, wire)
+        height, width, channels = wire.shape
+        repeats = 1
+        if isinstance(layer, Conv2d) and not is_lanewise(layer):
+            repeats = beats(layer.outputs // layer.groups, outputs)
+        depth = max(least, even_depth(height, width, beats(channels, inputs), window.kernel,
+                                      window.stride, window.padding, repeats))
+    return 1 << max(1, (depth - 1).bit_length())
+
+
+def _queues(network: Network, input_lanes: int, folds: Mapping[str, Fold],
+            ) -> tuple[QueuePlan, ...]:
+    """Queues that cannot deadlock, with room for what is under way in the other branch."""
+    flow = stages(network, input_lanes, folds)
+    queues = []
+    for (source, reader), depth in queue_depths(network, flow).items():
+        gives = flow[source].gives
+        pixel = beats(gives.length, gives.lanes)
+        name = next(name for name in network[reader].inputs
+                    if hardware_source(network, name) == source)
+        queues.append(QueuePlan(source=name, reader=reader,
+                                depth=1 << (depth + 8 * pixel + 8 - 1).bit_length()))
+    return tuple(queues)
+
+
+def fold_for_interval(network: Network, cycles: int) -> dict[str, Fold]:
+    """For each layer the fewest lanes that keep its interval within ``cycles``, or all lanes
+    where even those are too slow."""
+    if cycles < 1:
+        raise PlanError("plan: the clock must be at least as fast as the inferences; "
+                        "ask for fewer of them a second, or for a faster clock")
+    folds: dict[str, Fold] = {}
+    for layer in planned_layers(network):
+        options = []
+        for fold in _folds_of(network, layer):
+            took = stages(network, 1, {layer.name: fold})[layer.name].cycles
+            options.append((took > cycles, took if took > cycles else 0, fold[0] * fold[1], fold))
+        if options:
+            folds[layer.name] = min(options)[-1]
+    return folds
+
+
+def _folds_of(network: Network, layer: Layer) -> list[Fold]:
+    """Every folding of a layer that wastes no lane of its inputs."""
+    channels = network.reads(layer)[0].shape[-1]
+    if isinstance(layer, PixelEmbedding):
+        return []
+    if is_lanewise(layer):
+        return [(n, n) for n in _even(channels)]
+    if isinstance(layer, Conv2d):
+        each = layer.outputs // layer.groups
+        return [(p, s) for p in _even(each) for s in range(1, layer.assignment.shape[3] + 1)
+                if layer.assignment.shape[3] % s == 0 and (layer.groups == 1 or each % p == 0)]
+    assert isinstance(layer, Dense)
+    return [(p, s) for p in _even(layer.outputs) for s in _even(layer.fan_in)]
+
+
+def _even(total: int) -> list[int]:
+    """Numbers of lanes of which none fewer takes as few turns."""
+    return sorted({beats(total, turns) for turns in range(1, total + 1)})
+
+
+def parse_folds(text: str, network: Network) -> dict[str, Fold]:
+    """Folding as typed: ``4x8`` for every dense layer and convolution, or
+    ``conv1=4x8,pool1=2x2``."""
+    folds: dict[str, Fold] = {}
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*(?:(\w+)\s*=\s*)?(-?\d+)\s*x\s*(-?\d+)\s*", item)
+        if not match:
+            raise PlanError(f"fold: must be OUTPUTSxINPUTS or LAYER=OUTPUTSxINPUTS, separated by "
+                            f"commas, not {item!r}; for example dense1=4x8,dense2=2x16")
+        name, fold = match[1], (int(match[2]), int(match[3]))
+        names = [name] if name else [layer.name for layer in planned_layers(network)
+                                     if isinstance(layer, Weighted) and not is_lanewise(layer)]
+        folds.update(dict.fromkeys(names, fold))
+    return folds

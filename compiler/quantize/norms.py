@@ -1,0 +1,148 @@
+"""Batch normalization that is exact: a factor of few bits, or none but its shift.
+
+In eval mode a normalization is ``y = a * (x + k * unit)`` with ``a`` of 12 significant
+bits, or a signed power of two, and an integer ``k`` for each channel; ``unit`` is what
+the accumulators before it count. In float64 nothing of that is ever rounded, so torch
+and the thresholds that the export derives cannot disagree.
+"""
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from nomul.compiler.quantize.rounding import (
+    Rounding,
+    powers_of_two,
+    round_half_up,
+    round_to_power,
+)
+
+__all__ = ["Folded", "GridNorm", "Norm", "fold"]
+
+_MANTISSA = 12
+_LARGEST_SHIFT = 1 << 30
+
+
+class Norm(Enum):
+    """What batch normalization multiplies with."""
+
+    AFFINE = "affine"
+    """Any factor of 12 significant bits; it vanishes into the thresholds."""
+    POWER_OF_TWO = "pow2"
+    """Signed powers of two: multiplier-less batch normalization (arXiv 1811.05355)."""
+    FOLD = "fold"
+    """Nothing: it is folded into the weights before they are quantized. All channels of a
+    layer then share their thresholds."""
+
+
+class Folded(nn.Module):
+    """What is left of a normalization that was folded into the layer before it: nothing."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``values``."""
+        return values
+
+
+@torch.no_grad()
+def fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Change weights and bias of ``layer`` so that it does what ``norm`` behind it would."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = (norm.running_var + norm.eps).rsqrt()
+    if norm.affine:
+        factor = factor * norm.weight
+    bias = -norm.running_mean * factor if layer.bias is None else (
+        (layer.bias - norm.running_mean) * factor)
+    layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
+    layer.bias = nn.Parameter(bias + norm.bias if norm.affine else bias)
+
+
+class GridNorm(nn.Module):
+    """Batch normalization of `nn.BatchNorm1d` and `nn.BatchNorm2d`, made exact.
+
+    Training uses the statistics of the batch and moves the running ones, as torch does.
+    With `Norm.POWER_OF_TWO` the factor ``a = weight / sqrt(var + eps)`` is then already
+    rounded, to ``sign(a) * 2**round(log2(abs(a)))``, with a straight-through gradient.
+
+    Parameters
+    ----------
+    source : nn.BatchNorm1d or nn.BatchNorm2d
+        With running statistics; its parameters and statistics are copied.
+    unit : float
+        What the accumulators count.
+    norm : Norm
+        What it may multiply with.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    unit: Tensor
+
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, unit: float, norm: Norm) -> None:
+        super().__init__()
+        assert source.running_mean is not None and source.running_var is not None
+        features = source.num_features
+        like = source.running_mean
+        self.eps, self.momentum, self.norm = source.eps, source.momentum or 0.1, norm
+        self.weight = nn.Parameter(source.weight.detach().clone() if source.affine
+                                   else torch.ones(features, device=like.device))
+        self.bias = nn.Parameter(source.bias.detach().clone() if source.affine
+                                 else torch.zeros(features, device=like.device))
+        self.register_buffer("running_mean", like.detach().clone())
+        self.register_buffer("running_var", source.running_var.detach().clone())
+        self.register_buffer("unit", torch.tensor(unit, dtype=torch.float64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalized ``values`` [N, channels, …]."""
+        shape = (1, -1, *[1] * (values.ndim - 2))
+        if not self.training:
+            factor, offset = self.exact()
+            shift = torch.where(factor == 0, 0, offset)
+            constant = torch.where(factor == 0, offset, 0)
+            moved = values + (shift * self.unit.double()).to(values).view(shape)
+            return factor.to(values).view(shape) * moved + constant.to(values).view(shape)
+        dims = [0, *range(2, values.ndim)]
+        mean = values.mean(dim=dims)
+        var = values.var(dim=dims, unbiased=False)
+        with torch.no_grad():
+            count = values.numel() / values.shape[1]
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(var.detach() * count / max(count - 1, 1), self.momentum)
+        factor = self.weight * (var + self.eps).rsqrt()
+        if self.norm is Norm.POWER_OF_TWO:
+            factor = factor + (_to_power(factor.detach().double()).to(factor) - factor).detach()
+        return (values - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
+
+    @torch.no_grad()
+    def exact(self) -> tuple[Tensor, Tensor]:
+        """Factor ``a`` and integer ``k`` of each channel in eval mode, float64.
+
+        Where ``a`` is 0, or so small that ``k`` would leave 2**30, the channel is a
+        constant: then ``a`` is 0 and in the place of ``k`` stands that constant.
+        """
+        weight, bias = self.weight.double(), self.bias.double()
+        factor = weight / (self.running_var.double() + self.eps).sqrt()
+        factor = (_to_power if self.norm is Norm.POWER_OF_TWO else _to_mantissa)(factor)
+        safe = torch.where(factor == 0, 1, factor)
+        constant = bias - factor * self.running_mean.double()
+        shift = round_half_up(constant / safe / self.unit.double())
+        dead = (factor == 0) | (shift.abs() > _LARGEST_SHIFT)
+        return torch.where(dead, 0, factor), torch.where(dead, constant, shift)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, norm={self.norm.value}"
+
+
+def _to_mantissa(values: Tensor) -> Tensor:
+    """Nearest numbers of 12 significant bits."""
+    mantissa, exponent = torch.frexp(values)
+    powers = powers_of_two(exponent.long() - _MANTISSA)
+    return round_half_up(mantissa * 2 ** _MANTISSA) * powers
+
+
+def _to_power(values: Tensor) -> Tensor:
+    """Signed powers of two nearest on a logarithmic scale; 0 stays 0."""
+    dead = values == 0
+    exponents = round_to_power(torch.where(dead, 1, values), Rounding.GEOMETRIC)
+    return torch.where(dead, 0, values.sign() * powers_of_two(exponents))

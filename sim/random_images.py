@@ -1,0 +1,145 @@
+"""Random convolutional networks, small enough to simulate, for tests of the project's law."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from nomul.compiler.layers import (
+    Add,
+    Argmax,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    Layer,
+    MaxPool,
+    PixelEmbedding,
+    SumPool,
+    Window,
+)
+from nomul.compiler.network import Network
+from nomul.compiler.values import Codes, Integers, Levels, Wire
+from nomul.sim.random_networks import random_staircase
+
+__all__ = ["random_image_network"]
+
+
+def random_image_network(seed: int) -> Network:
+    """A network with convolutions of every kind, pooling, an embedding and residual branches."""
+    return _Builder(seed).build()
+
+
+class _Builder:
+    """Grows a network layer by layer; ``tip`` is the layer that the next one reads."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = np.random.default_rng([3, seed])
+        self.layers: list[Layer] = []
+        self.wires: dict[str, Wire] = {}
+        self.tip = ""
+
+    def build(self) -> Network:
+        rng = self.rng
+        levels = Levels.uniform(int(rng.choice([2, 4, 16])))
+        height, width = (int(size) for size in rng.integers(3, 7, 2))
+        self.add(Input(name="pixels", shape=(height, width, int(rng.integers(1, 4))),
+                       levels=levels))
+        if rng.integers(3) == 0:
+            tables = self.wire().shape[2] if rng.integers(2) else 1
+            table = rng.integers(0, 4, (tables, len(levels), int(rng.integers(1, 4))))
+            self.add(PixelEmbedding(name="embed", inputs=("pixels",), table=table,
+                                    levels=Levels.uniform(4)))
+        for number in range(1, int(rng.integers(2, 5))):
+            self.block(number)
+        if rng.integers(2):
+            self.add(Flatten(name="flat", inputs=(self.tip,)))
+            fan_in, outputs = self.wire().shape[0], int(rng.integers(1, 6))
+            self.add(Dense(name="dense1", inputs=("flat",), dictionary=self.dictionary(4),
+                           assignment=rng.integers(0, 4, (outputs, fan_in)),
+                           bias=rng.integers(-9, 10, outputs)))
+            if rng.integers(2):
+                self.add(Argmax(name="best", inputs=("dense1",)))
+        return Network(name=f"images{self.seed}", layers=tuple(self.layers))
+
+    def add(self, layer: Layer) -> None:
+        self.wires[layer.name] = layer.output(tuple(self.wires[name] for name in layer.inputs))
+        self.layers.append(layer)
+        self.tip = layer.name
+
+    def wire(self, name: str | None = None) -> Codes:
+        wire = self.wires[name or self.tip]
+        assert isinstance(wire, Codes)
+        return wire
+
+    def block(self, number: int) -> None:
+        rng, wire = self.rng, self.wire()
+        match int(rng.integers(6)):
+            case 0:
+                self.add(MaxPool(name=f"pool{number}", inputs=(self.tip,), window=self.window()))
+            case 1:
+                window = self.window() if rng.integers(2) else None
+                self.add(self.coded(SumPool(name=f"sum{number}", inputs=(self.tip,),
+                                            window=window)))
+            case 2 | 3 if wire.levels.zero is not None:
+                self.residual(number)
+            case _:
+                self.add(self.conv(f"conv{number}", self.window()))
+
+    def window(self) -> Window:
+        """Any window that fits the tip; no padding where there is no zero."""
+        rng, wire = self.rng, self.wire()
+        kernel = tuple(int(rng.integers(1, min(size, 3) + 1)) for size in wire.shape[:2])
+        padding = tuple(int(rng.integers(0, size)) for size in (*kernel, *kernel))
+        if wire.levels.zero is None:
+            padding = (0, 0, 0, 0)
+        return Window(kernel=(kernel[0], kernel[1]), stride=int(rng.integers(1, 3)),
+                      padding=(padding[0], padding[1], padding[2], padding[3]))
+
+    def dictionary(self, entries: int) -> np.ndarray:
+        if self.rng.integers(2):
+            return self.rng.choice([-4, -2, -1, 0, 1, 2, 4], entries)
+        return self.rng.integers(-5, 6, entries)
+
+    def conv(self, name: str, window: Window, outputs: int | None = None) -> Layer:
+        rng, channels, groups = self.rng, self.wire().shape[2], 1
+        if outputs is None:
+            groups = int(rng.choice([1, 1, channels]))
+            outputs = groups * int(rng.integers(1, 3)) if groups > 1 else int(rng.integers(1, 6))
+        entries = int(rng.choice([2, 4, 16]))
+        shape = (outputs, *window.kernel, channels // groups)
+        return self.coded(Conv2d(
+            name=name, inputs=(self.tip,), dictionary=self.dictionary(entries), groups=groups,
+            assignment=rng.integers(0, entries, shape), bias=rng.integers(-20, 21, outputs),
+            stride=window.stride, padding=window.padding))
+
+    def coded(self, layer: Layer) -> Layer:
+        """``layer`` with a staircase that suits its range, often to levels that can be padded."""
+        wire = layer.output(tuple(self.wires[name] for name in layer.inputs))
+        assert isinstance(wire, Integers)
+        staircase = random_staircase(self.rng, wire.shape[-1], wire.low, wire.high)
+        if self.rng.integers(4):
+            staircase = replace(staircase, levels=Levels.uniform(len(staircase.levels)))
+        return replace(layer, staircase=staircase)  # type: ignore[call-arg]
+
+    def residual(self, number: int) -> None:
+        """Two branches that meet again: convolutions, and nothing or a convolution."""
+        fork, channels = self.tip, self.wire().shape[2]
+        for part in range(int(self.rng.integers(1, 3))):
+            self.add(self.conv(f"main{number}_{part}", self.same(), channels))
+        main = self.tip
+        self.tip = fork
+        if self.rng.integers(3) == 0:
+            self.add(self.conv(f"skip{number}", self.same(), channels))
+        other = self.tip
+        shifts = (int(self.rng.integers(0, 3)), int(self.rng.integers(0, 3)))
+        self.add(self.coded(Add(name=f"add{number}", inputs=(main, other), shifts=shifts)))
+
+    def same(self) -> Window:
+        """A window that keeps the image's size."""
+        if self.wire().levels.zero is None:
+            return Window(kernel=(1, 1))
+        size = 2 * int(self.rng.integers(0, 2)) + 1
+        half = size // 2
+        return Window(kernel=(size, size), padding=(half, half, half, half))
