@@ -29,6 +29,10 @@ GLUE = "(glue)"
 #: of two into wires by the time they are counted; any other constant counts as a multiplier.
 _MULTIPLIERS = ("$mul", "$macc", "$macc_v")
 
+#: None of our memories reads a place in the cycle that writes it: buffers and queues read what
+#: came in before. Told so, Yosys builds no circuit that would give the old word then.
+_NEVER_COLLIDES = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2"
+
 #: What takes the place of the step ``map_luts`` of Yosys's own script.
 _MAP_LUTS = {
     Family.ICE40: (
@@ -125,6 +129,7 @@ def make_netlist(component: wiring.Component, chip: Target, folder: Path) -> Net
     _script(folder, "yosys", [
         "read_rtlil top.il",
         "hierarchy -check -top top",
+        _NEVER_COLLIDES,
         "design -push-copy",
         "proc",
         "flatten",
@@ -186,6 +191,7 @@ def count_layers(component: wiring.Component, network: str, chip: Target,
     (folder / "layers.il").write_text(text)
     _script(folder, "layers", [
         "read_rtlil layers.il",
+        _NEVER_COLLIDES,
         *mapping(chip),
         "tee -q -o layers.json stat -json",
     ])
