@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nomul.compiler.network import Dense
+from nomul.compiler.network import Weighted
 from nomul.compiler.storage import load, load_provenance
 
 # File name: recipe and options of `nomul train`.
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
                        check=True)
         network, provenance = load(file), load_provenance(file)
         accuracy, layers = provenance["accuracy"], [
-            layer for layer in network.layers if isinstance(layer, Dense)]
+            layer for layer in network.layers if isinstance(layer, Weighted)]
         rows.append(
             f"| `{file.name}` | `{provenance['command']}` | {provenance['seed']} | "
             f"{sum(layer.assignment.size * layer.assignment_bits for layer in layers):,} | "

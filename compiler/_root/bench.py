@@ -18,7 +18,7 @@ from nomul.boards.targets import target
 from nomul.compiler.emit import emit
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
-from nomul.compiler.network import Dense, Network
+from nomul.compiler.network import Network, Weighted
 from nomul.compiler.plan import Plan, intervals
 from nomul.compiler.planner import make_plan, parse_folds
 from nomul.compiler.quantize.datasets import load as load_data
@@ -112,7 +112,7 @@ def _zoo_row(path: Path) -> Row:
     network, accuracy = load(path), load_provenance(path)["accuracy"]
     plan = make_plan(network)
     bits = sum(layer.assignment.size * layer.assignment_bits for layer in network.layers
-               if isinstance(layer, Dense))
+               if isinstance(layer, Weighted))
     circuits = ", ".join(dict.fromkeys(
         circuit for layer in plan.layers for circuit in (layer.product.value,
                                                          layer.staircase.value)

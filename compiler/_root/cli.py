@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +23,13 @@ from rich.table import Table
 
 import nomul
 from nomul.compiler.errors import DataError, NomulError, PlanError, ToolError
-from nomul.compiler.network import Codes, Dense, Network
+from nomul.compiler.network import Codes, Network, Weighted
 
 __all__ = ["main"]
 
 # A terminal's own width; wide enough for the tables where there is none.
+_VECTOR_CODES = 4_000_000
+
 console = Console(width=None if sys.stdout.isatty() else 110)
 
 
@@ -192,9 +195,10 @@ def info(network_file: Path) -> None:
            {"layer": False, "output": False, "weights": True, "bits": True, "memory": True,
             "dictionary": False},
            [_layer_row(network, layer.name) for layer in network.layers])
-    dense = [layer for layer in network.layers if isinstance(layer, Dense)]
-    before = sum(layer.assignment.size for layer in dense)
-    regrouped = sum(min(layer.fan_in, len(layer.dictionary)) * layer.outputs for layer in dense)
+    sums = [(layer, prod(network.wires[layer.name].shape)) for layer in network.layers
+            if isinstance(layer, Weighted)]
+    before = sum(layer.fan_in * count for layer, count in sums)
+    regrouped = sum(min(layer.fan_in, len(layer.dictionary)) * count for layer, count in sums)
     console.print(f"[bold]multiplications[/] {before:,} an inference in a float net, {regrouped:,} "
                   "with inputs grouped by dictionary entry (the paper), 0 in hardware",
                   highlight=False)
@@ -208,7 +212,7 @@ def _layer_row(network: Network, name: str) -> tuple[Any, ...]:
     shape = "x".join(map(str, wire.shape))
     output = (f"{shape}, {wire.levels.bits} bit codes" if isinstance(wire, Codes)
               else f"{shape}, {wire.low:,} to {wire.high:,}")
-    if not isinstance(layer, Dense):
+    if not isinstance(layer, Weighted):
         return (name, output, *[None] * 4)
     from nomul.compiler.quantize.memory import memory_bits
     entries = layer.dictionary.tolist()
@@ -289,10 +293,13 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
 @click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
 @_data_option
 @_split_option
+@click.option("--vectors", type=click.IntRange(1), help="Images to write test vectors of, the "
+              "first ones.  [default: all, but no more than 4 million codes need]")
 @click.option("-o", "--output", "folder", type=Path, required=True, help="Folder to write.")
 def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: float | None,
           clock: float, input_lanes: int | None, targets: tuple[str, ...],
-          boards: tuple[str, ...], data: str | None, split: str, folder: Path) -> None:
+          boards: tuple[str, ...], data: str | None, split: str, vectors: int | None,
+          folder: Path) -> None:
     """Build NETWORK: Verilog, test vectors, plan and manifest.
 
     \b
@@ -323,7 +330,9 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
                                 f"not {fps} and {clock}")
             folds = fold_for_interval(network, int(clock * 1e6 / fps))
         plan = make_plan(network, folds, input_lanes=1 if input_lanes is None else input_lanes)
-    images = _images(data, split, network, provenance)
+    each = sum(prod(wire.shape) for wire in network.wires.values())
+    images = _images(data, split, network, provenance).first(
+        vectors or max(20, _VECTOR_CODES // each))
     built = write_build(folder, network, plan, images, provenance=provenance,
                         targets=list(dict.fromkeys(chips)), command=_command())
 

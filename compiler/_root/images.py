@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ class Images:
     codes: NDArray[np.int64]
     labels: NDArray[np.int64] | None
 
+    def first(self, count: int) -> Images:
+        """The first ``count`` of them."""
+        return replace(self, codes=self.codes[:count],
+                       labels=None if self.labels is None else self.labels[:count])
+
 
 def load_images(data: str, network: Network, *, split: str = "test") -> Images:
     """Images that fit ``network``.
@@ -58,7 +63,7 @@ def load_images(data: str, network: Network, *, split: str = "test") -> Images:
         dataset = load(data)
         index = (np.arange(len(dataset.images)) if split == "all" else getattr(dataset, split))
         return Images(source=data, split=split, labels=dataset.labels[index],
-                      codes=check_images(network, dataset.images[index]))
+                      codes=check_images(network, dataset.codes(network.input.levels)[index]))
     path = Path(data)
     if path.suffix not in (".npy", ".npz"):
         known = ", ".join((*sorted(DATASETS), RANDOM))

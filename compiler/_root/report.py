@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.files import replace_file
-from nomul.compiler.network import Argmax, Codes, Dense, Integers, Levels, Network
+from nomul.compiler.network import Argmax, Codes, Integers, Levels, Network, Weighted
 from nomul.report_inputs import Build, Part, read_build
 
 __all__ = ["collect", "write_report"]
@@ -94,11 +95,11 @@ def collect(build: Build) -> Json:
     }
 
 
-def dense_layers(network: Network) -> list[tuple[Dense, Levels]]:
+def weighted_layers(network: Network) -> list[tuple[Weighted, Levels]]:
     """The layers that hold weights, and what the codes that they read mean."""
     pairs = []
     for layer in network.layers:
-        if isinstance(layer, Dense):
+        if isinstance(layer, Weighted):
             wire, = network.reads(layer)
             assert isinstance(wire, Codes)
             pairs.append((layer, wire.levels))
@@ -130,11 +131,12 @@ def _layers(build: Build) -> list[Json]:
     estimate = build.manifest.part("estimate")
     estimates = estimate.part("layers") if estimate else None
     rows = []
-    for layer, levels in dense_layers(build.network):
+    for layer, levels in weighted_layers(build.network):
         entries = len(layer.dictionary)
         index, value = layer.assignment_bits, value_bits(layer.dictionary)
         shifts = is_shift_add(layer.products(levels))
         fold = folds.get(layer.name)
+        positions = prod(build.network.wires[layer.name].shape[:-1])  # of a kernel; else 1
         rows.append({
             "name": layer.name,
             "outputs": layer.outputs,
@@ -144,8 +146,8 @@ def _layers(build: Build) -> list[Json]:
             "zeros": int((layer.weights == 0).sum()),
             "products": "shift-add" if shifts else "table",
             "table_entries": 0 if shifts else entries * len(levels),
-            "multiplications": {"before": layer.assignment.size, "after": 0,
-                                "regrouped": entries * layer.outputs},
+            "multiplications": {"before": layer.assignment.size * positions, "after": 0,
+                                "regrouped": entries * layer.outputs * positions},
             "fold": {"outputs": fold.integer("outputs"), "inputs": fold.integer("inputs")}
                     if fold else None,
             "estimated_cycles": estimates.integer(layer.name) if estimates else None,

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from nomul import report_plots as plots
-from nomul.compiler.network import Dense
+from nomul.compiler.network import Weighted
 from nomul.report_inputs import Build, Part
 
 __all__ = ["render"]
@@ -248,7 +248,7 @@ def _commands(build: Build) -> list[Json]:
 
 def _plots(facts: Json, build: Build) -> Mapping[str, str | None]:
     """Every plot as SVG; None for those whose data are missing."""
-    layers = [layer for layer in build.network.layers if isinstance(layer, Dense)]
+    layers = [layer for layer in build.network.layers if isinstance(layer, Weighted)]
     drawn: dict[str, str | None] = dict.fromkeys(
         ("weights", "memory", "confusion", "timeline", "cells", "capacity", "frequency"))
     if layers:
@@ -277,7 +277,7 @@ def _plots(facts: Json, build: Build) -> Mapping[str, str | None]:
     return drawn
 
 
-def _usage(layer: Dense) -> plots.Usage:
+def _usage(layer: Weighted) -> plots.Usage:
     counts = np.bincount(layer.assignment.ravel(), minlength=len(layer.dictionary))
     order = np.argsort(layer.dictionary, kind="stable")
     return plots.Usage(layer=layer.name, values=layer.dictionary[order].tolist(),

@@ -13,7 +13,7 @@ from nomul.build import BuildFolder
 from nomul.compiler.errors import FitError
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
-from nomul.compiler.network import Dense
+from nomul.compiler.network import Weighted
 
 __all__ = ["stored_bits", "synthesize_build"]
 
@@ -59,7 +59,7 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target], *, seeds: Iter
 def stored_bits(build: BuildFolder) -> int:
     """Bits of the assignments that the plan keeps in block RAM."""
     return sum(layer.assignment.size * max(1, layer.assignment_bits)
-               for layer in build.network.layers if isinstance(layer, Dense)
+               for layer in build.network.layers if isinstance(layer, Weighted)
                and build.plan[layer.name].weights_in.value == "block")
 
 
