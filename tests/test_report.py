@@ -146,7 +146,7 @@ def test_json_says_what_was_measured(folder: Path) -> None:
         "float32_bits": 6144}
     assert facts["status"] == {"simulation": "bit-exact", "synthesis": "synthesised"}
     assert facts["accuracy"] == {"float": 0.9, "golden": 0.8333, "rtl": 0.8333,
-                                 "images": IMAGES, "split": "test"}
+                                 "images": IMAGES, "partial": False, "split": "test"}
     assert facts["bitexact"] == {
         "images": IMAGES, "mismatches": 0, "first_difference": None,
         "simulator": "Verilator 5.048, cocotb 2.1.0", "stall": 0.25, "seed": 7}
@@ -225,7 +225,7 @@ def test_what_was_not_run_is_said(folder: Path) -> None:
     assert facts["cycles"] == {"latency": None, "interval": None, "ideal_interval": 48}
     assert facts["synthesis"] is None and facts["confusion"] is None
     assert facts["accuracy"] == {"float": 0.9, "golden": 0.8333, "rtl": None, "images": None,
-                                 "split": "test"}
+                                 "partial": False, "split": "test"}
     words = Page((folder / "report.html").read_text("utf-8")).words
     for shown in ("not simulated", "nomul sim fills this in", "nomul synth fills this in"):
         assert shown in words

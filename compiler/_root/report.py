@@ -201,13 +201,23 @@ def _accuracy(build: Build) -> Json:
     split = (sim.text("split") if sim else None) or "test"
     trained = build.provenance.part("accuracy")
     golden = sim.fraction("golden_accuracy") if sim else None
-    if golden is None and trained:
-        golden = trained.fraction(f"quantized_{split}")
+    whole = trained.fraction(f"quantized_{split}") if trained else None
+    if golden is None or (whole is not None and _is_part(build, split)):
+        golden = whole  # of the whole split, not of the images simulated
     return {"float": trained.fraction(f"float_{split}") if trained else None,
             "golden": golden,
             "rtl": sim.fraction("accuracy") if sim else None,
             "images": sim.count("images") if sim else None,
+            "partial": _is_part(build, split),
             "split": split}
+
+
+def _is_part(build: Build, split: str) -> bool:
+    """Whether only some images of the split were simulated."""
+    data = build.provenance.part("data")
+    sizes = data.part("sizes") if data else None
+    total = sizes.integer(split) if sizes else None
+    return bool(build.sim and total and build.sim.count("images") < total)
 
 
 def _bitexact(sim: Part | None) -> Json:

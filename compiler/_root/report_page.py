@@ -100,11 +100,11 @@ def _badges(facts: Json) -> list[Json]:
     else:
         badges = [badge(True, f"bit-exact {exact['images']:,} / {exact['images']:,} images")]
 
-    for kind, name in (("rtl", "in Verilog"), ("golden", "as integers"), ("float", "as floats")):
-        if accuracy[kind] is not None:
-            badges.append(badge(True if kind == "rtl" and not exact["mismatches"] else None,
-                                f"accuracy {percent(accuracy[kind])} {name}"))
-            break
+    kind = _headline(accuracy)
+    if kind:
+        name = {"rtl": "in Verilog", "golden": "as integers", "float": "as floats"}[kind]
+        badges.append(badge(True if kind == "rtl" and not exact["mismatches"] else None,
+                            f"accuracy {percent(accuracy[kind])} {name}"))
 
     multipliers = _multipliers(facts)
     if multipliers is None:
@@ -128,11 +128,16 @@ def _multipliers(facts: Json) -> int | None:
     return sum(count for count in counts if isinstance(count, int))
 
 
+def _headline(accuracy: Json) -> str | None:
+    """The accuracy that counts most: the Verilog's, if all images of the split were simulated."""
+    kinds = ("golden", "rtl", "float") if accuracy["partial"] else ("rtl", "golden", "float")
+    return next((kind for kind in kinds if accuracy[kind] is not None), None)
+
+
 def _tiles(facts: Json) -> list[Json]:
     """The headline's figures."""
     network, accuracy, cycles = facts["network"], facts["accuracy"], facts["cycles"]
-    measured = next((kind for kind in ("rtl", "golden", "float")
-                     if accuracy[kind] is not None), None)
+    measured = _headline(accuracy)
     words = {"rtl": "measured on the Verilog", "golden": "of the integer network",
              "float": "of the float network"}
     rates = {name: target["inferences_per_second"]

@@ -103,8 +103,8 @@ class LutQ(nn.Module):
         return _straight_through(weights, self.dictionary[self.assignment])
 
     @torch.no_grad()
-    def step(self, weights: Tensor) -> None:
-        """M iterations of k-means on the shadow ``weights``.
+    def step(self, weights: Tensor, *, settled: bool = False) -> None:
+        """M iterations of k-means on the shadow ``weights``; only an assignment, if ``settled``.
 
         Each takes ``A = argmin_k |W - d_k|``, then ``d_k = mean{W : A = k}`` (an empty
         cluster keeps its ``d_k``), then what the constraint allows of it.
@@ -116,7 +116,8 @@ class LutQ(nn.Module):
         """
         shadow = self._finite(weights)
         dictionary, grid = self.dictionary.double(), int(self.exponent)
-        for _ in range(self.iterations):
+        assignment = self.constraint.assign(shadow, dictionary)
+        for _ in range(0 if settled else self.iterations):
             dictionary, assignment = self._iterate(shadow, dictionary, grid)
         self.dictionary.copy_(dictionary)
         self.assignment.copy_(assignment)
@@ -208,8 +209,17 @@ def shadow_of(module: nn.Module, tensor: str) -> Tensor:
     return original
 
 
-def update_dictionaries(model: nn.Module) -> None:
+def update_dictionaries(model: nn.Module, *, settled: bool = False) -> None:
     """`LutQ.step` of every layer of ``model``: call it after each step of the optimizer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With weights that are `LutQ`.
+    settled : bool
+        Whether dictionaries stay as they are, and only assignments follow the weights. At the
+        end of a training this keeps a layer from jumping, where an entry would become the next
+        power of two.
 
     Raises
     ------
@@ -221,7 +231,7 @@ def update_dictionaries(model: nn.Module) -> None:
         if weights is None:
             continue
         try:
-            weights.step(shadow_of(module, "weight"))
+            weights.step(shadow_of(module, "weight"), settled=settled)
         except ModelError as error:
             raise ModelError(f"layer {path!r}: {error}") from error
         bias = grid_bias_of(module)

@@ -75,6 +75,8 @@ class Recipe:
         Of stochastic gradient descent (Nesterov's); 0 takes Adam.
     warmup : float
         Share of each training in which the learning rate rises.
+    settled : float
+        Share of LUT-Q's training at whose end dictionaries stay as they are.
     calibration : int
         Training images that find the steps of the codes.
     accelerate : bool
@@ -101,6 +103,7 @@ class Recipe:
     iterations: int = 1
     momentum: float = 0.0
     warmup: float = 0.0
+    settled: float = 0.0
     calibration: int = 2048
     accelerate: bool = False
 

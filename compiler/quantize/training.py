@@ -251,7 +251,7 @@ class _Fit:
             optimizer.zero_grad()
             torch.autograd.backward(loss(model(images), images, self.training.labels[batch]))
             optimizer.step()
-            update_dictionaries(model)
+            update_dictionaries(model, settled=done >= 1 - self.recipe.settled)
 
 
     def _share(self, done: float) -> float:
