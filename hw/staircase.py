@@ -18,6 +18,31 @@ from nomul.hw.table import Cycle, Storage, check_rows, look_up
 __all__ = ["Comparators", "Offset", "Search", "ShiftClip"]
 
 
+def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage) -> Cycle:
+    """A row of ``size`` bits for each lane of each beat; a single row is the same for all."""
+    if len(rows) == 1:
+        words = [sum(rows[0] << lane * size for lane in range(lanes))]
+    else:
+        words = [sum(row << lane * size for lane, row in enumerate(rows[n:n + lanes]))
+                 for n in range(0, len(rows), lanes)]
+    return Cycle(unsigned(size * lanes), words, storage=storage)
+
+
+def _handshake(m: Module, unit: Offset | Comparators, constants: Cycle) -> Signal:
+    """Take a beat with its constants whenever the register of the output is free: when that is."""
+    take = Signal(name="take")
+    m.d.comb += [
+        unit.i.ready.eq(constants.valid & (~unit.o.valid | unit.o.ready)),
+        take.eq(unit.i.valid & unit.i.ready),
+        constants.next.eq(take),
+    ]
+    with m.If(unit.o.ready):
+        m.d.sync += unit.o.valid.eq(0)
+    with m.If(take):
+        m.d.sync += unit.o.valid.eq(1)
+    return take
+
+
 class Offset(wiring.Component):
     """A constant for each element is added to it, or it is subtracted from the constant.
 
@@ -69,26 +94,10 @@ class Offset(wiring.Component):
 
         # Only as wide as the sum: what an offset would add above that wraps back.
         width = self.o_shape.width
-        offsets = [offset % (1 << width) for offset in self.offsets]
-        if len(offsets) == 1:
-            words = [sum(offsets[0] << lane * width for lane in range(self.lanes))]
-        else:
-            words = [sum(offset << lane * width for lane, offset in
-                         enumerate(offsets[n:n + self.lanes]))
-                     for n in range(0, len(offsets), self.lanes)]
-        m.submodules.constants = constants = Cycle(
-            unsigned(self.lanes * width), words, storage=self.storage)
-
-        take = Signal()
-        m.d.comb += [
-            self.i.ready.eq(constants.valid & (~self.o.valid | self.o.ready)),
-            take.eq(self.i.valid & self.i.ready),
-            constants.next.eq(take),
-        ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        m.submodules.constants = constants = _constants(
+            [offset % (1 << width) for offset in self.offsets], width, self.lanes, self.storage)
+        take = _handshake(m, self, constants)
         with m.If(take):
-            m.d.sync += self.o.valid.eq(1)
             for lane in range(self.lanes):
                 offset = constants.row.word_select(lane, width).as_signed()
                 element = self.i.payload[lane]
@@ -232,24 +241,9 @@ class Comparators(_Thresholds):
         rows = [sum(t % (1 << width) << n * width for n, t in enumerate(self._rising(row)))
                 | self.falling[row] << count * width for row in range(len(self.thresholds))]
         size = count * width + 1
-        if len(rows) == 1:
-            words = [sum(rows[0] << lane * size for lane in range(self.lanes))]
-        else:
-            words = [sum(row << lane * size for lane, row in enumerate(rows[n:n + self.lanes]))
-                     for n in range(0, len(rows), self.lanes)]
-        m.submodules.constants = constants = Cycle(
-            unsigned(size * self.lanes), words, storage=self.storage)
-
-        take = Signal()
-        m.d.comb += [
-            self.i.ready.eq(constants.valid & (~self.o.valid | self.o.ready)),
-            take.eq(self.i.valid & self.i.ready),
-            constants.next.eq(take),
-        ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        m.submodules.constants = constants = _constants(rows, size, self.lanes, self.storage)
+        take = _handshake(m, self, constants)
         with m.If(take):
-            m.d.sync += self.o.valid.eq(1)
             for lane in range(self.lanes):
                 row = constants.row.word_select(lane, size)
                 element = Signal(self.shape, name=f"element_{lane}")
