@@ -1,7 +1,8 @@
-"""Train the networks of the zoo again: ``python examples/train_zoo.py examples/zoo``.
+"""Train the networks of the zoo again: ``python examples/train_zoo.py examples/zoo [NAME ...]``.
 
 Each is what one ``nomul train`` command gives; the command, its seed, the digest of the data and
-the accuracies are in the file (``nomul info``) and in the zoo's README.
+the accuracies are in the file (``nomul info``) and in the zoo's README. Without names all of them
+are trained, which takes about an hour on two cores.
 """
 from __future__ import annotations
 
@@ -21,25 +22,32 @@ ZOO = {
     "digits_pruned_4bit": ("digits", "--dictionary", "pruned", "--bits", "4",
                            "--fraction", "0.7"),
     "digits_fixed_4bit": ("digits", "--dictionary", "fixed", "--bits", "4"),
+    "mnist_lenet": ("mnist", "--dictionary", "pow2", "--bits", "4"),
+    "fashion_lenet": ("fashion", "--dictionary", "pow2", "--bits", "4"),
 }
 
 
-def main(folder: Path) -> None:
-    """Train all of them into ``folder`` and write its README."""
+def main(folder: Path, names: list[str]) -> None:
+    """Train the networks called ``names`` into ``folder``."""
+    for name in names:
+        subprocess.run([sys.executable, "-m", "nomul.cli", "train", *ZOO[name],
+                        "-o", str(folder / f"{name}.nomul")], check=True)
+    write_readme(folder)
+
+
+def write_readme(folder: Path) -> None:
+    """The table of all networks in ``folder``."""
     rows = []
-    for name, options in ZOO.items():
-        file = folder / f"{name}.nomul"
-        subprocess.run([sys.executable, "-m", "nomul.cli", "train", *options, "-o", str(file)],
-                       check=True)
+    for file in sorted(folder.glob("*.nomul")):
         network, provenance = load(file), load_provenance(file)
-        accuracy, layers = provenance["accuracy"], [
-            layer for layer in network.layers if isinstance(layer, Weighted)]
-        rows.append(
-            f"| `{file.name}` | `{provenance['command']}` | {provenance['seed']} | "
-            f"{sum(layer.assignment.size * layer.assignment_bits for layer in layers):,} | "
-            + " | ".join(f"{100 * accuracy[key]:.2f}" for key in (
-                "float_validation", "float_test", "quantized_validation", "quantized_test"))
-            + f" | `{provenance['data']['digest'][:12]}` | `{network.digest[:12]}` |")
+        accuracy = provenance["accuracy"]
+        bits = sum(layer.assignment.size * layer.assignment_bits for layer in network.layers
+                   if isinstance(layer, Weighted))
+        percent = (f"{100 * accuracy[key]:.2f}" for key in (
+            "float_validation", "float_test", "quantized_validation", "quantized_test"))
+        rows.append(f"| `{file.name}` | `{provenance['command']}` | {provenance['seed']} | "
+                    f"{bits:,} | {' | '.join(percent)} | `{provenance['data']['digest'][:12]}` | "
+                    f"`{network.digest[:12]}` |")
     (folder / "README.md").write_text("\n".join((
         "# Trained networks", "",
         "Made by `make zoo`. Accuracies in percent; epochs were chosen on the validation images, "
@@ -50,4 +58,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(ZOO))

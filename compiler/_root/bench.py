@@ -20,9 +20,9 @@ from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network, Weighted
 from nomul.compiler.plan import Plan, intervals
-from nomul.compiler.planner import make_plan, parse_folds
-from nomul.compiler.quantize.datasets import load as load_data
+from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
 from nomul.compiler.storage import load, load_provenance
+from nomul.images import load_images
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
 
@@ -61,7 +61,13 @@ def main(docs: Path, zoo: Path) -> None:
         "The zoo's networks, 1 x 1 lanes, ECP5-25, seeds 1 to 3. Accuracies in percent on the 360 "
         "test images.",
         _table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
-               [_zoo_row(path) for path in sorted(zoo.glob("*.nomul"))]))) + "\n"
+               [_zoo_row(path, "ecp5-25k") for path in sorted(zoo.glob("digits_*.nomul"))]),
+        "## Images on the UP5K",
+        "Convolutional networks of the zoo, the fewest lanes that reach 600 inferences a second at "
+        "30 MHz, seeds 1 to 3. Accuracies in percent on the 10,000 test images.",
+        _table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
+               [_zoo_row(path, "ice40-up5k", interval=30_000_000 // 600)
+                for path in sorted(zoo.glob("*_lenet.nomul"))]))) + "\n"
     replace_file(docs / "benchmarks.md", text)
     summary = (f"Accuracy {100 * accuracy['quantized_test']:.2f} % "
                f"(float {100 * accuracy['float_test']:.2f} %), 0 of 360 images differ in "
@@ -72,9 +78,10 @@ def main(docs: Path, zoo: Path) -> None:
     replace_file(readme, f"{before}<!-- figures -->\n{summary}\n<!-- /figures -->{after}")
 
 
-def _chip_row(network: Network, plan: Plan, chip: str, *, seeds: Sequence[int] = SEEDS) -> Row:
+def _chip_row(network: Network, plan: Plan, chip: str, *, seeds: Sequence[int] = SEEDS,
+              data: str = "digits") -> Row:
     figures = _synthesize(network, plan, chip, seeds)
-    clock, cycles = figures["fmax_mhz"], _measured_interval(network, plan)
+    clock, cycles = figures["fmax_mhz"], _measured_interval(network, plan, data)
     print(f"{network.name} {chip}: {figures['logic_cells']} logic cells, "
           f"{clock['median']:.1f} MHz", flush=True)
     return (chip, figures["logic_cells"], figures["lut4"], figures["carry"], figures["ff"],
@@ -92,13 +99,12 @@ def _synthesize(network: Network, plan: Plan, chip: str, seeds: Sequence[int]) -
 _INTERVALS: dict[tuple[str, Plan], int] = {}
 
 
-def _measured_interval(network: Network, plan: Plan) -> int:
+def _measured_interval(network: Network, plan: Plan, data: str) -> int:
     key = (network.digest, plan)
     if key not in _INTERVALS:
-        data = load_data("digits")
-        vectors = make_vectors(network, data.images[data.test], data.labels[data.test],
-                               source="digits", split="test")
-        result = simulate(network, plan, emit(network, plan), vectors, images=60)
+        images = load_images(data, network).first(60 if data == "digits" else 3)
+        vectors = make_vectors(network, images.codes, images.labels, source=data, split="test")
+        result = simulate(network, plan, emit(network, plan), vectors)
         if result.mismatches:
             raise RuntimeError(f"{network.name} is not bit-exact: {result.first_difference}")
         ideal = max(intervals(plan, network).values())
@@ -108,16 +114,18 @@ def _measured_interval(network: Network, plan: Plan) -> int:
     return _INTERVALS[key]
 
 
-def _zoo_row(path: Path) -> Row:
-    network, accuracy = load(path), load_provenance(path)["accuracy"]
-    plan = make_plan(network)
+def _zoo_row(path: Path, chip: str, *, interval: int | None = None) -> Row:
+    network, provenance = load(path), load_provenance(path)
+    accuracy = provenance["accuracy"]
+    plan = make_plan(network, fold_for_interval(network, interval) if interval else None)
     bits = sum(layer.assignment.size * layer.assignment_bits for layer in network.layers
                if isinstance(layer, Weighted))
     circuits = ", ".join(dict.fromkeys(
         circuit for layer in plan.layers for circuit in (layer.product.value,
                                                          layer.staircase.value)
         if circuit != "none"))
-    _, *figures = _chip_row(network, plan, "ecp5-25k", seeds=(1, 2, 3))
+    _, *figures = _chip_row(network, plan, chip, seeds=(1, 2, 3),
+                            data=provenance["data"]["name"])
     return (f"`{path.stem}`", f"{100 * accuracy['float_test']:.2f}",
             f"{100 * accuracy['quantized_test']:.2f}", bits, circuits, *figures)
 

@@ -156,7 +156,12 @@ def train(recipe: str, method: str, dictionary: str, bits: int | None, value_bit
     """Train RECIPE with small dictionaries and write the integer network.
 
     \b
-    Recipes: digits (8 x 8 images, a 64-32-10 net).
+    Recipes:
+      digits          8 x 8 images, a 64-32-10 net
+      mnist, fashion  28 x 28 images, a LeNet-class net
+      cifar10         32 x 32 colour images, ResNet-20 behind a pixel embedding
+      cifar10_mobile  the same images, a depthwise-separable net
+    The images of all but digits are fetched when they are first used.
     Example:
       nomul train digits --method lutq --dictionary pow2 --bits 4 -o digits.nomul
     """
