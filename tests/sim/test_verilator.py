@@ -9,9 +9,10 @@ from nomul.compiler.emit import Emitted, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.network import Dense, Network
 from nomul.compiler.plan import Plan, intervals
-from nomul.compiler.planner import make_plan
+from nomul.compiler.planner import fold_for_interval, make_plan
 from nomul.compiler.quantize.datasets import load as load_data
 from nomul.compiler.storage import load
+from nomul.sim.random_images import random_image_network
 from nomul.sim.random_networks import random_network, random_plan
 from nomul.sim.vectors import Vectors, make_vectors
 from nomul.sim.verilator import Simulation, simulate
@@ -106,3 +107,24 @@ def test_interval_is_what_the_plan_says() -> None:
     network = load(ZOO / "digits_pow2_3bit.nomul")
     assert max(intervals(make_plan(network, FAST), network).values()) == 64
     assert max(intervals(make_plan(network), network).values()) == 2048
+
+
+def test_a_convolutional_network_is_bit_exact() -> None:
+    network = load(ZOO / "mnist_lenet.nomul")
+    plan = make_plan(network, fold_for_interval(network, 15_000))
+    images = np.random.default_rng(0).integers(0, 16, (4, 28, 28, 1))
+    vectors = make_vectors(network, images, None, source="random")
+    result = simulate(network, plan, emit(network, plan), vectors)
+    assert (result.mismatches, result.first_difference) == (0, None)
+    assert result.interval <= 1.05 * result.ideal_interval <= 1.05 * 15_000
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_image_networks_under_random_plans(seed: int) -> None:
+    network = random_image_network(seed)
+    plan = random_plan(network, seed)
+    images = np.random.default_rng(seed).integers(
+        0, len(network.input.levels), (6, *network.input.shape))
+    vectors = make_vectors(network, images, None, source="random")
+    result = simulate(network, plan, emit(network, plan), vectors, stall=0.5, seed=seed)
+    assert (result.mismatches, result.first_difference) == (0, None)

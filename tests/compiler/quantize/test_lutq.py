@@ -90,6 +90,20 @@ def test_more_iterations_are_more_steps() -> None:
         LutQ(start, Free(bits=3), iterations=0)
 
 
+def test_a_settled_dictionary_stays_and_assignments_follow(constraint: Constraint) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 7)
+    weights = quantized(layer, constraint)
+    dictionary, assignment = weights.dictionary.clone(), weights.assignment.clone()
+    with torch.no_grad():
+        shadow_of(layer, "weight").mul_(-0.5)
+    update_dictionaries(layer, settled=True)
+    assert torch.equal(weights.dictionary, dictionary)
+    expected = constraint.assign(shadow_of(layer, "weight").detach().double(), dictionary.double())
+    assert torch.equal(weights.assignment, expected)
+    assert not torch.equal(weights.assignment, assignment)
+
+
 def test_k_means_lowers_the_error() -> None:
     torch.manual_seed(0)
     weights = torch.randn(500)

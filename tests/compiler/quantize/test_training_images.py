@@ -12,6 +12,7 @@ from torch import nn
 
 from nomul.compiler.errors import DataError, ModelError
 from nomul.compiler.network import Levels
+from nomul.compiler.quantize import training
 from nomul.compiler.quantize.augment import Augmentation, CropAndFlip
 from nomul.compiler.quantize.constraints import PowerOfTwo
 from nomul.compiler.quantize.datasets import Dataset
@@ -118,6 +119,23 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
     whole = train(recipe, POW2, epochs=4, data=data)
     assert train(recipe, POW2, epochs=4, data=data, checkpoint=path).network == whole.network
+
+
+@pytest.mark.parametrize("settled, moves", [(0.0, [1, 1, 1, 1]), (0.5, [1, 1, 0, 0]),
+                                            (1.0, [0, 0, 0, 0])])
+def test_dictionaries_settle(settled: float, moves: list[int],
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, data = RECIPES["mnist"]
+    seen: list[bool] = []
+    original = training.update_dictionaries
+
+    def spy(model: nn.Module, *, settled: bool = False) -> None:
+        seen.append(settled)
+        original(model, settled=settled)
+
+    monkeypatch.setattr(training, "update_dictionaries", spy)
+    train(replace(recipe, settled=settled), POW2, epochs=4, data=data)
+    assert seen[12:] == [not move for move in moves for _ in range(3)]
 
 
 @pytest.mark.parametrize("bits", [0, 9])
