@@ -37,6 +37,7 @@ __all__ = [
     "Plan",
     "QueuePlan",
     "check_fold",
+    "check_input_lanes",
     "check_plan",
     "intervals",
     "least_depth",
@@ -166,6 +167,14 @@ def check_fold(network: Network, layer: Layer, outputs: int, inputs: int) -> Non
                                 f"once, not {lanes}; change its fold")
 
 
+def check_input_lanes(network: Network, lanes: int) -> None:
+    """`PlanError` unless so many codes can enter ``network`` at once."""
+    pixels = prod(network.input.shape)
+    if not 1 <= lanes <= pixels:
+        raise PlanError(f"plan: input lanes must be 1 to {pixels}, not {lanes}; "
+                        "change --input-lanes")
+
+
 def _most_lanes(network: Network, layer: Layer) -> Fold:
     if is_lanewise(layer):
         channels = network.reads(layer)[0].shape[-1]
@@ -199,9 +208,7 @@ def check_plan(plan: Plan, network: Network) -> None:
     if plan.network != network.digest:
         raise PlanError(f"plan: must be of network {network.name!r} ({network.digest[:12]}), not "
                         f"of one with digest {plan.network[:12]}; make a plan for this network")
-    pixels = prod(network.input.shape)
-    if not 1 <= plan.input_lanes <= pixels:
-        raise PlanError(f"plan: input lanes must be 1 to {pixels}, not {plan.input_lanes}")
+    check_input_lanes(network, plan.input_lanes)
     layers = planned_layers(network)
     expected, given = [layer.name for layer in layers], [entry.name for entry in plan.layers]
     for name in given:

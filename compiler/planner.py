@@ -14,6 +14,7 @@ from nomul.compiler.plan import (
     Plan,
     QueuePlan,
     check_fold,
+    check_input_lanes,
     check_plan,
     least_depth,
     planned_layers,
@@ -42,6 +43,7 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
     default : (outputs, inputs)
         For the other dense layers and convolutions; those whose channels do not meet take 1.
     """
+    check_input_lanes(network, input_lanes)
     chosen = dict(folds or {})
     layers, used = [], {}
     for layer in planned_layers(network):

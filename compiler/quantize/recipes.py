@@ -21,7 +21,13 @@ from nomul.compiler.quantize.constraints import (
     Scale,
     Ternary,
 )
-from nomul.compiler.quantize.nets import digits_net, mobile_net, resnet20, small_net
+from nomul.compiler.quantize.nets import (
+    digits_net,
+    fashion_net,
+    mobile_net,
+    resnet20,
+    small_net,
+)
 from nomul.compiler.quantize.norms import Norm
 from nomul.compiler.quantize.rounding import Rounding
 
@@ -137,9 +143,9 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            epochs=24, batch=128, float_rate=6e-3, rate=2e-3, weight_decay=1e-2, warmup=0.1,
            label_smoothing=0.05, distillation=0.7, norm=Norm.FOLD, checkpoint_every=2, threads=1,
            augmentation=Augmentation(shift=2, rotation=10, stretch=0.1)),
-    Recipe(name="fashion", dataset="fashion", model=small_net, activation_bits=4, input_bits=4,
-           epochs=24, batch=128, float_rate=6e-3, rate=2e-3, weight_decay=1e-2, warmup=0.1,
-           label_smoothing=0.05, distillation=0.7, norm=Norm.FOLD, checkpoint_every=2, threads=1,
+    Recipe(name="fashion", dataset="fashion", model=fashion_net, activation_bits=4, input_bits=4,
+           epochs=24, batch=256, float_rate=6e-3, rate=5e-4, weight_decay=1e-2, warmup=0.1,
+           label_smoothing=0.05, distillation=0.9, settled=0.5, checkpoint_every=2, threads=1,
            augmentation=CropAndFlip(crop=1, flip=True)),
     Recipe(name="cifar10", dataset="cifar10", model=resnet20, activation_bits=4,
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=5e-4, warmup=0.03,

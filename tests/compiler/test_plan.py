@@ -103,7 +103,7 @@ def changed(**changes: Any) -> Any:
      "comparators or search, not none: that circuit would give other bits"),
     (replace(make_plan(small()), layers=()), "must have the layers dense1, dense2 in this order, "
      "not none"),
-    (replace(make_plan(small()), input_lanes=0), "input lanes must be 1 to 15, not 0"),
+    (replace(make_plan(small()), input_lanes=0), "input lanes must be 1 to 15, not 0; change"),
     (make_plan(random_network(1)), "must be of network 'small'"),
 ])
 def test_plans_that_are_illegal(plan: Any, message: str) -> None:
