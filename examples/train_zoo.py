@@ -52,8 +52,8 @@ def write_readme(folder: Path) -> None:
         "# Trained networks", "",
         "Made by `make zoo`. Accuracies in percent; epochs were chosen on the validation images, "
         "the test images were only reported. *Bits* are those of all assignments. One exception: "
-        "test accuracies of earlier variants of the fashion recipe were seen before it was settled, "
-        "so its test figure is a little optimistic.", "",
+        "test accuracies of earlier variants of the fashion recipe were seen before it was "
+        "settled, so its test figure is a little optimistic.", "",
         "| file | command | seed | bits | float, validation | float, test | validation | test | "
         "data | network |",
         "|---|---|---|---|---|---|---|---|---|---|", *rows, "")))
