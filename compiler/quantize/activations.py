@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nomul.compiler.quantize.rounding import round_half_up
-
 __all__ = ["QuantizedAverage", "QuantizedIdentity", "QuantizedInput", "QuantizedReLU", "Uniform"]
 
 # Values that calibration looks at; of more, every n-th.
@@ -21,13 +19,17 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, step: float, low: int, top: int) -> Tensor:
-        ctx.save_for_backward((values > low * step) & (values < top * step))
-        return round_half_up(values / step).clamp(low, top) * step
+        ctx.save_for_backward(values)
+        ctx.range = low * step, top * step
+        # floor((floor(2 x) + 1) / 2) rounds halves up, and no sum of it is ever rounded.
+        halves = values.clamp(*ctx.range).mul_(2 / step).floor_()
+        return halves.add_(1).mul_(0.5).floor_().mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        inside, = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
+        values, = ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(gradients[0], values, *ctx.range)
+        return inside, None, None, None
 
 
 class Uniform(nn.Module):
@@ -37,7 +39,6 @@ class Uniform(nn.Module):
     there are: halves round up, so that it begins exactly at ``(n - 1/2) * step``.
     """
 
-    exponent: Tensor
     signed = False
 
     def __init__(self, bits: int, exponent: int = 0) -> None:
@@ -45,7 +46,7 @@ class Uniform(nn.Module):
         if not 1 + self.signed <= bits <= 8:
             raise ValueError(f"bits of a code must be {1 + self.signed} to 8, not {bits!r}")
         self.bits = bits
-        self.register_buffer("exponent", torch.tensor(exponent))
+        self.exponent = exponent
 
     @property
     def low(self) -> int:
@@ -60,7 +61,15 @@ class Uniform(nn.Module):
     @property
     def step(self) -> float:
         """Distance of two levels, a power of two."""
-        return math.ldexp(1.0, int(self.exponent))
+        return math.ldexp(1.0, self.exponent)
+
+    def get_extra_state(self) -> Tensor:
+        """The exponent, which stays on the host: a GPU never waits for it."""
+        return torch.tensor(self.exponent)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what `get_extra_state` gave."""
+        self.exponent = int(state)
 
     def forward(self, values: Tensor) -> Tensor:
         """Nearest levels of ``values``, of the same shape."""
@@ -79,12 +88,12 @@ class Uniform(nn.Module):
         coarsest = math.ceil(math.log2(peak / self.top))
         errors = {}
         for exponent in range(coarsest, coarsest - self.bits - 1, -1):
-            self.exponent.fill_(exponent)
+            self.exponent = exponent
             errors[exponent] = float((self._round(wanted, 1) - wanted).square().sum())
-        self.exponent.fill_(min(errors, key=errors.__getitem__))
+        self.exponent = min(errors, key=errors.__getitem__)
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, step=2**{int(self.exponent)}"
+        return f"bits={self.bits}, step=2**{self.exponent}"
 
     def _round(self, values: Tensor, count: int) -> Tensor:
         """Levels of ``values`` that are ``count`` times too large."""

@@ -244,7 +244,7 @@ class Pruned(_Sized):
         order = weights.abs().flatten().sort(stable=True).indices
         mask = torch.zeros_like(order, dtype=torch.bool)
         pruned = min(math.floor(self.fraction * len(order) + 0.5), len(order) - 1)
-        mask[order[:pruned]] = True
+        mask.index_fill_(0, order[:pruned], True)
         return mask.view(weights.shape)
 
 
@@ -256,8 +256,7 @@ class _Signs(Constraint):
     weight networks: the mean magnitude of the weights that are not 0.
     """
 
-    signs: ClassVar[tuple[int, ...]] = ()
-
+    signs: ClassVar[tuple[int, ...]]  # evenly from -1 to 1
     scale: Scale = Scale.FREE
     rounding: Rounding = Rounding.GEOMETRIC
 
@@ -285,17 +284,17 @@ class _Signs(Constraint):
         if self.scale is Scale.UNIT:
             return signs
         weight = counts * signs.abs()
-        if not weight.any():  # every weight is nearest to 0: the scale stays as it was
-            weight = signs.abs()
+        # If every weight is nearest to 0, the scale stays as it was.
+        weight = torch.where(weight.any(), weight, signs.abs())
         scale = (weight * signs * means).sum() / weight.sum()
         scale = scale.clamp(min=math.ldexp(1.0, grid))
         if self.scale is Scale.FREE:
             return signs * _to_grid(scale, grid, self.value_bits)
-        exponent = min(int(round_to_power(scale, self.rounding)), grid + self.value_bits - 2)
-        return signs * math.ldexp(1.0, exponent)
+        exponent = round_to_power(scale, self.rounding).clamp(max=grid + self.value_bits - 2)
+        return signs * powers_of_two(exponent)
 
     def _signs(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.signs, dtype=torch.float64, device=like.device)
+        return torch.linspace(-1, 1, self.entries, dtype=torch.float64, device=like.device)
 
 
 @dataclass(frozen=True, kw_only=True)

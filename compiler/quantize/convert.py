@@ -36,6 +36,7 @@ class _Options:
     branch_bits: int
     iterations: int
     norm: Norm
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,8 @@ class _Signal:
 
 def quantize_model(model: nn.Module, constraint: Constraint, *, entry: QuantizedInput,
                    calibration: Tensor, activation_bits: int = 4, branch_bits: int | None = None,
-                   iterations: int = 1, norm: Norm = Norm.AFFINE) -> nn.Module:
+                   iterations: int = 1, norm: Norm = Norm.AFFINE,
+                   kept: tuple[str, ...] = ()) -> nn.Module:
     """A LUT-Q copy of ``model``, ready for fine-tuning; ``model`` stays as it is.
 
     Weights get a `LutQ`, biases a `GridBias`, ReLUs become `QuantizedReLU` with the
@@ -96,6 +98,9 @@ def quantize_model(model: nn.Module, constraint: Constraint, *, entry: Quantized
         M, k-means iterations after each step of the optimizer.
     norm : Norm
         What batch normalization may multiply with.
+    kept : tuple of str
+        Paths of layers that stay as they are, in float, to measure what quantizing them costs.
+        Such a model is trained and scored, but not exported.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def quantize_model(model: nn.Module, constraint: Constraint, *, entry: Quantized
         raise ModelError(f"layer {ENTRY!r}: its name must be left to the input; rename the module")
     branch = min(8, activation_bits + 1) if branch_bits is None else branch_bits
     options = _Options(constraint=constraint, activation_bits=activation_bits,
-                       branch_bits=branch, iterations=iterations, norm=norm)
+                       branch_bits=branch, iterations=iterations, norm=norm, kept=kept)
     with torch.no_grad():
         if norm is Norm.FOLD:
             _fold_norms(result)
@@ -130,6 +135,10 @@ def quantize_model(model: nn.Module, constraint: Constraint, *, entry: Quantized
 def _convert(model: nn.Module, entry: QuantizedInput, images: Tensor, options: _Options) -> None:
     """Replace the modules of ``model``, each behind those that it reads."""
     order = steps(model)
+    for path in options.kept:
+        if path not in {step.path for step in order}:
+            raise ModelError(f"layer {path!r}: must be one of the model's, to be kept; "
+                             f"these are {', '.join(step.path for step in order)}")
     last = {source: step.path for step in order for source in step.inputs}
     signals = {"": _Signal(values=entry(images), grid=entry.step, coded=True)}
     trained: set[int] = set()
@@ -149,7 +158,10 @@ def _convert(model: nn.Module, entry: QuantizedInput, images: Tensor, options: _
             if isinstance(step.module, PixelEmbedding) and step.inputs != ("",):
                 raise ModelError("must read the input; put it first")
             sources = [signals[path] for path in step.inputs]
-            module, signal = _CONVERTERS[kind](step.module, sources, options)
+            if step.path in options.kept:
+                module, signal = step.module, replace(sources[0], grid=None, coded=False)
+            else:
+                module, signal = _CONVERTERS[kind](step.module, sources, options)
         except ModelError as error:
             raise ModelError(f"layer {step.path!r}: {error}") from error
         model.set_submodule(step.path, module)
@@ -237,7 +249,7 @@ def _weighted(module: nn.Module, sources: list[_Signal], options: _Options) -> _
                              "with a lower learning rate")
         module.bias.mul_(gain)
         parametrize.register_parametrization(module, "bias", GridBias(weights, step))
-    grid = 2.0 ** int(weights.exponent) * step
+    grid = 2.0 ** weights.exponent * step
     return module, replace(sources[0], grid=grid, coded=False, gain=gain)
 
 

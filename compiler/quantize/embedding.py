@@ -66,7 +66,6 @@ class PixelEmbedding(nn.Module):
         Whether the table is the `thermometer`, not learned.
     """
 
-    rounded: Tensor
     table: Tensor
 
     def __init__(self, depth: int, bits: int, *, channels: int = 3, shared: bool = True,
@@ -89,7 +88,7 @@ class PixelEmbedding(nn.Module):
             start = (ramp - places).clamp(0.25, 2 ** bits - 1.25) * self.step
             start = start + 0.1 * self.step * torch.randn(start.shape)
         table = start.float().repeat(self.tables, 1)
-        self.register_buffer("rounded", torch.tensor(False))
+        self.rounded = False
         if fixed:
             self.register_buffer("table", table)
         else:
@@ -102,7 +101,15 @@ class PixelEmbedding(nn.Module):
 
     def quantize(self) -> None:
         """Round from now on."""
-        self.rounded.fill_(True)
+        self.rounded = True
+
+    def get_extra_state(self) -> Tensor:
+        """Whether the table is rounded."""
+        return torch.tensor(self.rounded)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what `get_extra_state` gave."""
+        self.rounded = bool(state)
 
     def codes(self) -> Tensor:
         """The table as codes, int64 [tables, pixels, depth]."""

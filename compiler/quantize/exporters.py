@@ -184,7 +184,7 @@ def _weights(step: Step, module: nn.Linear | nn.Conv2d, state: Export,
         raise _fail(step, "weights, dictionary and biases must be finite, but hold NaN or "
                           "infinity; train again with a lower learning rate")
 
-    unit = Fraction(weights.unit()) * state.probes[index].unit
+    unit = Fraction(float(weights.unit())) * state.probes[index].unit
     bias = np.zeros(weights.assignment.shape[0], np.int64)
     if grid_bias is not None:
         if Fraction(float(grid_bias.unit)) != unit:
@@ -198,7 +198,7 @@ def _weights(step: Step, module: nn.Linear | nn.Conv2d, state: Export,
     twos = (factor & -factor).bit_length() - 1
     return index, {"inputs": (state.layers[index].name,), "dictionary": entries, "bias": bias,
                    "assignment": place[weights.assignment.cpu().numpy()],
-                   "exponent": int(weights.exponent) + twos}, unit
+                   "exponent": weights.exponent + twos}, unit
 
 
 def _linear(step: Step, module: nn.Module, state: Export) -> None:
@@ -345,7 +345,7 @@ _EXPORTERS: dict[type[nn.Module], Callable[[Step, nn.Module, Export], None]] = {
 
 
 def _quantizer(module: Uniform) -> Quantizer:
-    return Quantizer(low=module.low, top=module.top, exponent=int(module.exponent))
+    return Quantizer(low=module.low, top=module.top, exponent=module.exponent)
 
 
 def _name(step: Step, kind: str) -> str:

@@ -27,7 +27,7 @@ def nearest(weights: Tensor, dictionary: Tensor) -> Tensor:
         Indices into ``dictionary``.
     """
     values, order = torch.sort(dictionary, stable=True)
-    return order[torch.bucketize(weights, (values[:-1] + values[1:]) / 2)]
+    return order[torch.bucketize(weights.contiguous(), (values[:-1] + values[1:]) / 2)]
 
 
 def cluster_means(weights: Tensor, assignment: Tensor, dictionary: Tensor,
@@ -48,9 +48,9 @@ def cluster_means(weights: Tensor, assignment: Tensor, dictionary: Tensor,
     tuple of Tensor, float64, each of shape [K]
         Means and counts.
     """
-    index, entries = assignment.flatten(), len(dictionary)
-    counts = torch.bincount(index, minlength=entries).to(dictionary.dtype)
-    sums = torch.bincount(index, weights=weights.flatten(), minlength=entries)
+    index, flat = assignment.flatten(), weights.flatten()
+    counts = torch.zeros_like(dictionary).scatter_add_(0, index, torch.ones_like(flat))
+    sums = torch.zeros_like(dictionary).scatter_add_(0, index, flat)
     return torch.where(counts > 0, sums / counts.clamp(min=1), dictionary), counts
 
 

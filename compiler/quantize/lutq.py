@@ -14,37 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from nomul.compiler.errors import ModelError
 from nomul.compiler.quantize.constraints import Constraint
 from nomul.compiler.quantize.kmeans import cluster_means
-from nomul.compiler.quantize.rounding import round_half_up
+from nomul.compiler.quantize.rounding import round_half_up, straight_through
 
 __all__ = ["GridBias", "LutQ", "grid_bias_of", "lutq_of", "shadow_of", "update_dictionaries"]
 
 _START_ITERATIONS = 20
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The second argument forward, the gradient to the first one backward."""
-
-    @staticmethod
-    def forward(ctx: Any, shadow: Tensor, quantized: Tensor) -> Tensor:
-        return quantized.view_as(quantized)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
-
-
-def _straight_through(shadow: Tensor, quantized: Tensor) -> Tensor:
-    result: Tensor = _StraightThrough.apply(shadow, quantized)  # type: ignore[no-untyped-call]
-    return result
 
 
 class LutQ(nn.Module):
@@ -69,7 +52,7 @@ class LutQ(nn.Module):
         Entries, integers times ``2**exponent``.
     assignment : Tensor, int64, shape of the weight
         Indices into the dictionary.
-    exponent : Tensor, int64, shape []
+    exponent : int
         Exponent of the grid.
 
     Raises
@@ -80,7 +63,6 @@ class LutQ(nn.Module):
 
     dictionary: Tensor
     assignment: Tensor
-    exponent: Tensor
 
     def __init__(self, weights: Tensor, constraint: Constraint, *, iterations: int = 1) -> None:
         super().__init__()
@@ -96,14 +78,22 @@ class LutQ(nn.Module):
             dictionary, assignment = self._iterate(shadow, dictionary, grid)
         self.register_buffer("dictionary", dictionary.to(weights.dtype))
         self.register_buffer("assignment", assignment)
-        self.register_buffer("exponent", torch.tensor(grid))
+        self.exponent = grid
+
+    def get_extra_state(self) -> Tensor:
+        """The exponent, which stays on the host: a GPU never waits for it."""
+        return torch.tensor(self.exponent)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what `get_extra_state` gave."""
+        self.exponent = int(state)
 
     def forward(self, weights: Tensor) -> Tensor:
         """Tied weights, of the shape of the shadow ``weights``."""
-        return _straight_through(weights, self.dictionary[self.assignment])
+        return straight_through(weights, self.dictionary[self.assignment])
 
     @torch.no_grad()
-    def step(self, weights: Tensor, *, settled: bool = False) -> None:
+    def step(self, weights: Tensor, *, settled: bool = False, checked: bool = True) -> None:
         """M iterations of k-means on the shadow ``weights``; only an assignment, if ``settled``.
 
         Each takes ``A = argmin_k |W - d_k|``, then ``d_k = mean{W : A = k}`` (an empty
@@ -112,10 +102,10 @@ class LutQ(nn.Module):
         Raises
         ------
         ModelError
-            If the weights hold NaN or infinity.
+            If the weights hold NaN or infinity, and are ``checked``.
         """
-        shadow = self._finite(weights)
-        dictionary, grid = self.dictionary.double(), int(self.exponent)
+        shadow = self._finite(weights) if checked else weights.detach().double()
+        dictionary, grid = self.dictionary.double(), self.exponent
         if settled:
             self.assignment.copy_(self.constraint.assign(shadow, dictionary))
             return
@@ -126,19 +116,28 @@ class LutQ(nn.Module):
 
     def integers(self) -> list[int]:
         """Entries, in units of the grid."""
-        scaled = self.dictionary.double() * math.ldexp(1.0, -int(self.exponent))
-        codes: list[int] = scaled.long().tolist()
+        codes: list[int] = self._codes().tolist()
         return codes
 
-    def unit(self) -> float:
-        """Largest number of which every entry is a multiple; the grid if all entries are 0."""
-        return math.ldexp(math.gcd(*self.integers()) or 1, int(self.exponent))
+    def unit(self) -> Tensor:
+        """Largest number of which every entry is a multiple; the grid if all entries are 0.
+
+        Float64, shape [].
+        """
+        divisors = self._codes()
+        while len(divisors) > 1:
+            divisors = torch.gcd(divisors[::2], functional.pad(
+                divisors[1::2], (0, len(divisors) % 2)))
+        return divisors[0].clamp(min=1).double() * math.ldexp(1.0, self.exponent)
 
     def _iterate(self, shadow: Tensor, dictionary: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         """One iteration: assign to the nearest entry, take means, make them allowed values."""
         assignment = self.constraint.assign(shadow, dictionary)
         means, counts = cluster_means(shadow, assignment, dictionary)
         return self.constraint.project(means, counts, grid), assignment
+
+    def _codes(self) -> Tensor:
+        return (self.dictionary.double() * math.ldexp(1.0, -self.exponent)).long()
 
     @staticmethod
     def _finite(weights: Tensor) -> Tensor:
@@ -174,12 +173,11 @@ class GridBias(nn.Module):
     def __init__(self, weights: LutQ, input_step: float) -> None:
         super().__init__()
         self.register_buffer("input_step", torch.tensor(input_step, dtype=torch.float64))
-        self.register_buffer("unit", torch.tensor(weights.unit() * input_step,
-                                                  dtype=torch.float64))
+        self.register_buffer("unit", weights.unit() * input_step)
 
     def forward(self, bias: Tensor) -> Tensor:
         """Bias on its grid, of the shape of the shadow ``bias``."""
-        return _straight_through(bias, (self._codes(bias) * self.unit).to(bias.dtype))
+        return straight_through(bias, (self._codes(bias) * self.unit).to(bias.dtype))
 
     def integers(self, bias: Tensor) -> list[int]:
         """The shadow ``bias`` in units of the accumulators."""
@@ -188,7 +186,7 @@ class GridBias(nn.Module):
 
     def follow(self, weights: LutQ) -> None:
         """Take the unit of a dictionary that has changed."""
-        self.unit.fill_(weights.unit() * float(self.input_step))
+        self.unit.copy_(weights.unit() * self.input_step)
 
     def _codes(self, bias: Tensor) -> Tensor:
         # In float64 whatever the model's type is, so that its copies round alike.
@@ -211,7 +209,7 @@ def shadow_of(module: nn.Module, tensor: str) -> Tensor:
     return original
 
 
-def update_dictionaries(model: nn.Module, *, settled: bool = False) -> None:
+def update_dictionaries(model: nn.Module, *, settled: bool = False, checked: bool = True) -> None:
     """`LutQ.step` of every layer of ``model``: call it after each step of the optimizer.
 
     Parameters
@@ -222,18 +220,20 @@ def update_dictionaries(model: nn.Module, *, settled: bool = False) -> None:
         Whether dictionaries stay as they are, and only assignments follow the weights. At the
         end of a training this keeps a layer from jumping, where an entry would become the next
         power of two.
+    checked : bool
+        Whether weights are looked at first, for which a host must wait for its GPU.
 
     Raises
     ------
     ModelError
-        Naming the layer, if its weights hold NaN or infinity.
+        Naming the layer, if its weights hold NaN or infinity, and are ``checked``.
     """
     for path, module in model.named_modules():
         weights = lutq_of(module)
         if weights is None:
             continue
         try:
-            weights.step(shadow_of(module, "weight"), settled=settled)
+            weights.step(shadow_of(module, "weight"), settled=settled, checked=checked)
         except ModelError as error:
             raise ModelError(f"layer {path!r}: {error}") from error
         bias = grid_bias_of(module)

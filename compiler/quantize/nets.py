@@ -84,13 +84,14 @@ class ResidualNet(nn.Module):
     width : int
         Channels of the first group; doubled in the next ones.
     depth : int
-        Codes of 2 bits that each colour of a pixel becomes.
+        Codes of 2 bits that each colour of a pixel becomes; with 0 there is no embedding.
     """
 
     def __init__(self, blocks: int = 3, width: int = 16, depth: int = 10) -> None:
         super().__init__()
-        self.embedding = PixelEmbedding(depth, bits=2, shared=True)
-        self.conv = nn.Conv2d(3 * depth, width, 3, padding=1, bias=False)
+        self.embedding = (PixelEmbedding(depth, bits=2, shared=True) if depth
+                          else nn.Identity())
+        self.conv = nn.Conv2d(3 * (depth or 1), width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         groups, before = [], width

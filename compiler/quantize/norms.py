@@ -11,12 +11,14 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nomul.compiler.quantize.rounding import (
     Rounding,
     powers_of_two,
     round_half_up,
     round_to_power,
+    straight_through,
 )
 
 __all__ = ["Folded", "GridNorm", "Norm", "fold"]
@@ -63,7 +65,8 @@ class GridNorm(nn.Module):
 
     Training uses the statistics of the batch and moves the running ones, as torch does.
     With `Norm.POWER_OF_TWO` the factor ``a = weight / sqrt(var + eps)`` is then already
-    rounded, to ``sign(a) * 2**round(log2(abs(a)))``, with a straight-through gradient.
+    rounded, to ``sign(a) * 2**round(log2(abs(a)))``: torch's normalization, with another weight
+    to which the gradient goes straight through.
 
     Parameters
     ----------
@@ -102,17 +105,21 @@ class GridNorm(nn.Module):
             constant = torch.where(factor == 0, offset, 0)
             moved = values + (shift * self.unit.double()).to(values).view(shape)
             return factor.to(values).view(shape) * moved + constant.to(values).view(shape)
-        dims = [0, *range(2, values.ndim)]
-        mean = values.mean(dim=dims)
-        var = values.var(dim=dims, unbiased=False)
-        with torch.no_grad():
-            count = values.numel() / values.shape[1]
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(var.detach() * count / max(count - 1, 1), self.momentum)
-        factor = self.weight * (var + self.eps).rsqrt()
+        weight: Tensor = self.weight
         if self.norm is Norm.POWER_OF_TWO:
-            factor = factor + (_to_power(factor.detach().double()).to(factor) - factor).detach()
-        return (values - mean.view(shape)) * factor.view(shape) + self.bias.view(shape)
+            weight = straight_through(weight, weight.detach() * self._rounding(values))
+        return functional.batch_norm(values, self.running_mean, self.running_var, weight,
+                                     self.bias, training=True, momentum=self.momentum,
+                                     eps=self.eps)
+
+    @torch.no_grad()
+    def _rounding(self, values: Tensor) -> Tensor:
+        """What each channel's factor is multiplied by to become a power of two."""
+        _mean, var = torch.batch_norm_update_stats(values.detach(), None, None, 0.0)
+        weight = self.weight
+        factor = weight.double() / (var.double() + self.eps).sqrt()
+        dead = factor == 0
+        return torch.where(dead, 1, _to_power(factor) / torch.where(dead, 1, factor)).to(weight)
 
     @torch.no_grad()
     def exact(self) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,12 @@ class Recipe:
         Training images that find the steps of the codes.
     accelerate : bool
         Whether it runs on a GPU, where there is one. Results then differ a little each time.
+    mixed : bool
+        Whether training computes in bfloat16 where that is accurate enough (torch.autocast), in
+        half the time; scores are always computed in float32 or better.
+    kept : tuple of str
+        Layers that stay in float, to compare with; see
+        `nomul.compiler.quantize.convert.quantize_model`.
     """
 
     name: str
@@ -112,6 +118,8 @@ class Recipe:
     settled: float = 0.0
     calibration: int = 2048
     accelerate: bool = False
+    mixed: bool = False
+    kept: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """All that was chosen, as JSON values; the float net by the text torch prints of it.
@@ -126,12 +134,17 @@ class Recipe:
         return {name: value.value if isinstance(value, Enum) else value
                 for name, value in values.items()}
 
-    def optimizer(self, model: nn.Module, rate: float) -> torch.optim.Optimizer:
-        """The optimizer of one training."""
+    def optimizer(self, model: nn.Module, rate: float, device: torch.device,
+                  ) -> torch.optim.Optimizer:
+        """The optimizer of one training; a GPU reads its learning rate from a tensor."""
+        gpu = device.type == "cuda"
+        lr = torch.tensor(rate, device=device) if gpu else rate
         if self.momentum:
-            return torch.optim.SGD(model.parameters(), lr=rate, momentum=self.momentum,
-                                   nesterov=True, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=self.weight_decay)
+            return torch.optim.SGD(model.parameters(), lr=lr, momentum=self.momentum,
+                                   nesterov=True, weight_decay=self.weight_decay,
+                                   fused=True if gpu else None)
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=self.weight_decay,
+                                 capturable=gpu)
 
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
@@ -150,12 +163,12 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe(name="cifar10", dataset="cifar10", model=resnet20, activation_bits=4,
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=5e-4, warmup=0.03,
            label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
-           calibration=256, checkpoint_every=1, threads=2, accelerate=True,
+           calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True, settled=0.4,
            augmentation=CropAndFlip(crop=4, flip=True)),
     Recipe(name="cifar10_mobile", dataset="cifar10", model=mobile_net, activation_bits=4,
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=1e-4, warmup=0.03,
            label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
-           calibration=256, checkpoint_every=1, threads=2, accelerate=True,
+           calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True, settled=0.4,
            augmentation=CropAndFlip(crop=4, flip=True)),
 )}
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Rounding", "powers_of_two", "round_half_up", "round_to_power"]
+__all__ = ["Rounding", "powers_of_two", "round_half_up", "round_to_power", "straight_through"]
 
 
 class Rounding(Enum):
@@ -44,9 +45,33 @@ def round_to_power(values: Tensor, rounding: Rounding) -> Tensor:
 
 
 def powers_of_two(exponents: Tensor) -> Tensor:
-    """Two to the power of each of ``exponents`` [K], float64; exact, as torch.pow need not be."""
-    powers = [math.ldexp(1.0, exponent) for exponent in exponents.tolist()]
-    return torch.tensor(powers, dtype=torch.float64, device=exponents.device)
+    """Two to the power of each of ``exponents``, float64; exact, as torch.pow need not be.
+
+    The product of two powers, each made from its bits in float64: both are normal numbers for
+    exponents from -2044 to 2046, so that what is below or above float64 comes out right too.
+    """
+    half = exponents.div(2, rounding_mode="floor")
+    return _normal_powers(half) * _normal_powers(exponents - half)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shadow: Tensor, quantized: Tensor) -> Tensor:
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def straight_through(shadow: Tensor, quantized: Tensor) -> Tensor:
+    """``quantized``, whose gradient goes to ``shadow`` of the same shape as it is."""
+    result: Tensor = _StraightThrough.apply(shadow, quantized)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _normal_powers(exponents: Tensor) -> Tensor:
+    return (exponents.long() + 1023 << 52).view(torch.float64)
 
 
 def round_half_up(values: Tensor) -> Tensor:

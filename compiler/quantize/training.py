@@ -19,6 +19,7 @@ import nomul
 from nomul.compiler.errors import ModelError
 from nomul.compiler.network import Levels, Network
 from nomul.compiler.quantize.activations import QuantizedInput
+from nomul.compiler.quantize.captured import Captured, exact_convolutions, gpu_stream
 from nomul.compiler.quantize.checkpoints import Checkpoint
 from nomul.compiler.quantize.constraints import Constraint
 from nomul.compiler.quantize.convert import quantize_model
@@ -27,7 +28,7 @@ from nomul.compiler.quantize.export import to_network
 from nomul.compiler.quantize.lutq import update_dictionaries
 from nomul.compiler.quantize.recipes import Recipe
 
-__all__ = ["Part", "Progress", "Trained", "train"]
+__all__ = ["Fitted", "Part", "Progress", "Trained", "fit", "train"]
 
 Progress = Callable[[str, int, int, str], None]
 """Called after each epoch with the stage, epochs done, epochs in all, and a line of text."""
@@ -39,22 +40,34 @@ _SCORED = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class Fitted:
     """What a training gave.
 
     Parameters
     ----------
-    network : Network
-        The integer network.
     provenance : dict
-        How it came to be, as JSON values.
+        How it came to be, and its accuracies, as JSON values.
     model : nn.Module
-        The LUT-Q model in torch that the network was exported from, in eval mode, on the CPU.
+        The LUT-Q model in torch, in eval mode, on the CPU.
+    """
+
+    provenance: dict[str, Any]
+    model: nn.Module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Fitted):
+    """A trained model as the integer network that a compiler reads.
+
+    Parameters
+    ----------
+    network : Network
+        The integer network, exported from ``model``.
+    provenance, model
+        As of `Fitted`.
     """
 
     network: Network
-    provenance: dict[str, Any]
-    model: nn.Module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +115,28 @@ class Part:
         return right / len(self.labels), loss / len(self.labels)
 
 
-def train(recipe: Recipe, constraint: Constraint, *, seed: int = 0, epochs: int | None = None,
-          progress: Progress | None = None, checkpoint: Path | None = None,
-          data: Dataset | None = None, cache: Path | None = None,
-          device: torch.device | None = None) -> Trained:
+def train(recipe: Recipe, constraint: Constraint, *, data: Dataset | None = None,
+          cache: Path | None = None, **options: Any) -> Trained:
+    """`fit`, with the same parameters and errors, and the network that comes of it.
+
+    Raises
+    ------
+    ModelError
+        Also if the recipe keeps layers in float, which no network can hold.
+    """
+    if recipe.kept:
+        raise ModelError(f"recipe {recipe.name!r}: layers must all be quantized, but "
+                         f"{', '.join(recipe.kept)} stay in float; use fit, which exports nothing")
+    data = load(recipe.dataset, cache=cache) if data is None else data
+    fitted = fit(recipe, constraint, data=data, **options)
+    return Trained(network=to_network(fitted.model, recipe.name, data.shape),
+                   model=fitted.model, provenance=fitted.provenance)
+
+
+def fit(recipe: Recipe, constraint: Constraint, *, seed: int = 0, epochs: int | None = None,
+        progress: Progress | None = None, checkpoint: Path | None = None,
+        data: Dataset | None = None, cache: Path | None = None,
+        device: torch.device | None = None) -> Fitted:
     """Learn ``recipe`` with dictionaries under ``constraint``.
 
     In both trainings the epoch with the best accuracy on the validation images is
@@ -159,29 +190,29 @@ def train(recipe: Recipe, constraint: Constraint, *, seed: int = 0, epochs: int 
     training, validation, test = (
         Part.of(codes[index], levels, data.labels[index], device)
         for index in (data.train, data.validation, data.test))
-    fit = _Fit(recipe=recipe, training=training, validation=validation, epochs=epochs,
-               generator=torch.Generator().manual_seed(seed), progress=progress,
-               checkpoint=Checkpoint(checkpoint, identity))
+    learn = _Fit(recipe=recipe, training=training, validation=validation, epochs=epochs,
+                 generator=torch.Generator().manual_seed(seed), progress=progress,
+                 checkpoint=Checkpoint(checkpoint, identity))
 
-    with _deterministic(seed, recipe.threads):
-        teacher = recipe.model().to(device)
-        fit("float", teacher, _label_loss(recipe), recipe.float_rate)
+    with _deterministic(seed, recipe.threads), gpu_stream(device):
+        teacher = _placed(recipe.model(), recipe, device)
+        learn("float", teacher, _label_loss(recipe), recipe.float_rate)
         some = training.images(slice(recipe.calibration))
-        model = quantize_model(
+        model = _placed(quantize_model(
             copy.deepcopy(teacher).cpu(), constraint, calibration=some.cpu(),
             entry=QuantizedInput(levels.bits, levels.exponent), norm=recipe.norm,
             activation_bits=recipe.activation_bits, branch_bits=recipe.branch_bits,
-            iterations=recipe.iterations).to(device)
-        fit("lutq", model, _distillation_loss(recipe, teacher, model, some), recipe.rate)
+            iterations=recipe.iterations, kept=recipe.kept), recipe, device)
+        learn("lutq", model, _distillation_loss(recipe, teacher, model, some), recipe.rate)
         exact = copy.deepcopy(model).double()  # as the network counts
-        accuracy = {f"{kind}_{name}": part.score(net)[0]
-                    for kind, net in (("float", teacher), ("quantized", exact))
-                    for name, part in (("validation", validation), ("test", test))}
+        with exact_convolutions():
+            accuracy = {f"{kind}_{name}": part.score(net)[0]
+                        for kind, net in (("float", teacher), ("quantized", exact))
+                        for name, part in (("validation", validation), ("test", test))}
     libraries = {"nomul": nomul.__version__, "numpy": np.__version__,
                  "torch": str(torch.__version__)}
-    model = model.cpu()
-    return Trained(network=to_network(model, recipe.name, data.shape), model=model,
-                   provenance={**identity, "accuracy": accuracy, "libraries": libraries})
+    return Fitted(model=model.cpu(),
+                  provenance={**identity, "accuracy": accuracy, "libraries": libraries})
 
 
 def _input_levels(recipe: Recipe, data: Dataset) -> Levels:
@@ -209,19 +240,28 @@ class _Fit:
 
     def __call__(self, stage: str, model: nn.Module, loss: _Loss, rate: float) -> None:
         """Train ``model``; it ends in eval mode, in the state of its best epoch."""
-        optimizer = self.recipe.optimizer(model, rate)
+        device = self.training.labels.device
+        optimizer = self.recipe.optimizer(model, rate, device)
         first = 0
         best: dict[str, Any] = {"accuracy": -1.0, "loss": math.inf}
         state = self.checkpoint.stage(stage)
         if state is not None:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):  # read from the file to the CPU
+                    group["lr"] = group["lr"].to(device)
             self.generator.set_state(state["generator"])
             first, best = state["epoch"], state["best"]
+        steps = {settled: Captured(self._step(model, optimizer, loss, settled=settled))
+                 for settled in (False, True)}
         for epoch in range(first, self.epochs):
-            self._epoch(epoch, model, optimizer, loss, rate)
+            self._epoch(epoch, model, optimizer, steps, rate)
             accuracy, value = self.validation.score(model)
-            if math.isfinite(value) and (accuracy, -value) > (best["accuracy"], -best["loss"]):
+            if not math.isfinite(value):
+                raise ModelError(f"stage {stage!r}: loss must be finite, but is not after epoch "
+                                 f"{epoch + 1}; train with a lower learning rate")
+            if (accuracy, -value) > (best["accuracy"], -best["loss"]):
                 best = {"accuracy": accuracy, "loss": value, "model": _copy(model)}
             if self.progress:
                 self.progress(stage, epoch + 1, self.epochs,
@@ -231,28 +271,40 @@ class _Fit:
                     "epoch": epoch + 1, "model": _copy(model), "best": best,
                     "optimizer": optimizer.state_dict(),
                     "generator": self.generator.get_state()})
-        if "model" not in best:
-            raise ModelError(f"stage {stage!r}: loss must be finite; train with a lower "
-                             "learning rate")
         model.load_state_dict(best["model"])
         model.eval()
 
     def _epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer,
-               loss: _Loss, rate: float) -> None:
+               steps: dict[bool, Captured], rate: float) -> None:
         model.train()
         order = torch.randperm(len(self.training.labels), generator=self.generator)
-        batches = torch.split(order, self.recipe.batch)
+        batches = torch.split(order.to(self.training.labels.device), self.recipe.batch)
         for step, batch in enumerate(batches):
-            batch = batch.to(self.training.labels.device)
             done = (epoch + step / len(batches)) / self.epochs
             for group in optimizer.param_groups:
-                group["lr"] = rate * self._share(done)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * self._share(done))
+                else:
+                    group["lr"] = rate * self._share(done)
             images = self.recipe.augmentation(self.training.images(batch), self.generator)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss(model(images), images, self.training.labels[batch]))
-            optimizer.step()
-            update_dictionaries(model, settled=done >= 1 - self.recipe.settled)
+            images = images.to(memory_format=_layout(self.recipe))
+            steps[done >= 1 - self.recipe.settled](images, self.training.labels[batch])
 
+    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: _Loss, *,
+              settled: bool) -> Callable[[Tensor, Tensor], None]:
+        """What one batch of images and labels changes."""
+        def step(images: Tensor, labels: Tensor) -> None:
+            optimizer.zero_grad()
+            with self._numbers(images.device):
+                value = loss(model(images), images, labels)
+            torch.autograd.backward(value)
+            optimizer.step()
+            update_dictionaries(model, settled=settled, checked=not images.is_cuda)
+        return step
+
+    def _numbers(self, device: torch.device) -> torch.autocast:
+        """What a batch is computed in: float32, or a mixture."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.recipe.mixed)
 
     def _share(self, done: float) -> float:
         """Learning rate when so much of the training is done, as a share of the highest."""
@@ -286,6 +338,18 @@ def _distillation_loss(recipe: Recipe, teacher: nn.Module, model: nn.Module, ima
         return ((1 - recipe.distillation) * label_loss(scores * scale, images, labels)
                 + recipe.distillation * functional.cross_entropy(scores * scale, wanted))
     return loss
+
+
+def _placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """``model``, changed in place, where and as the recipe's training wants it."""
+    placed: nn.Module = model.to(  # type: ignore[call-overload]  # which torch knows
+        device, memory_format=_layout(recipe))
+    return placed
+
+
+def _layout(recipe: Recipe) -> torch.memory_format:
+    """Where the numbers of a model lie: channels last is faster, but sums in another order."""
+    return torch.channels_last if recipe.mixed else torch.preserve_format
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

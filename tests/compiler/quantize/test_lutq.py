@@ -1,5 +1,6 @@
 """LUT-Q's loop: tied weights forward and backward, shadow weights for the optimizer."""
 import copy
+import math
 
 import pytest
 import torch
@@ -168,4 +169,21 @@ def test_a_diverged_layer_is_named() -> None:
     with torch.no_grad():
         shadow_of(model[1], "weight").fill_(float("nan"))
     with pytest.raises(ModelError, match=r"layer '1': weights must be finite, but hold NaN"):
+        update_dictionaries(model)
+
+
+@pytest.mark.parametrize("codes", [[0], [0, 0, 0], [6, -9], [8, 0, -12, 20, 4], [-7, 7, 7], [5]])
+def test_the_unit_divides_every_entry(codes: list[int]) -> None:
+    weights = LutQ(torch.randn(50), Free(bits=3))
+    weights.dictionary = torch.tensor(codes) * 2.0 ** weights.exponent
+    assert float(weights.unit()) == (math.gcd(*codes) or 1) * 2.0 ** weights.exponent
+
+
+def test_weights_are_looked_at_only_if_asked() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    register_parametrization(model[0], "weight", LutQ(model[0].weight, Free(bits=2)))
+    with torch.no_grad():
+        shadow_of(model[0], "weight")[0, 0] = math.nan
+    update_dictionaries(model, checked=False)
+    with pytest.raises(ModelError, match="must be finite"):
         update_dictionaries(model)

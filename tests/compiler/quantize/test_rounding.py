@@ -38,8 +38,9 @@ def test_the_two_roundings_differ() -> None:
 
 
 def test_powers_are_exact_over_the_whole_range() -> None:
-    exponents = torch.arange(-1022, 1024)
-    assert powers_of_two(exponents).tolist() == [2.0 ** n for n in range(-1022, 1024)]
+    exponents = torch.arange(-1074, 1024)
+    assert powers_of_two(exponents).tolist() == [2.0 ** n for n in range(-1074, 1024)]
+    assert powers_of_two(torch.tensor([-1075, 1024])).tolist() == [0.0, math.inf]
     assert round_to_power(powers_of_two(exponents), Rounding.GEOMETRIC).equal(exponents)
 
 

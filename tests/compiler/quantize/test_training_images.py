@@ -19,7 +19,7 @@ from nomul.compiler.quantize.datasets import Dataset
 from nomul.compiler.quantize.export import layer_codes
 from nomul.compiler.quantize.nets import ResidualNet, mobile_net, small_net
 from nomul.compiler.quantize.recipes import Recipe, recipe_of
-from nomul.compiler.quantize.training import train
+from nomul.compiler.quantize.training import fit, train
 from nomul.sim import golden
 
 pytestmark = pytest.mark.train
@@ -129,9 +129,9 @@ def test_dictionaries_settle(settled: float, moves: list[int],
     seen: list[bool] = []
     original = training.update_dictionaries
 
-    def spy(model: nn.Module, *, settled: bool = False) -> None:
+    def spy(model: nn.Module, *, settled: bool = False, checked: bool = True) -> None:
         seen.append(settled)
-        original(model, settled=settled)
+        original(model, settled=settled, checked=checked)
 
     monkeypatch.setattr(training, "update_dictionaries", spy)
     train(replace(recipe, settled=settled), POW2, epochs=4, data=data)
@@ -172,3 +172,39 @@ def test_augmentation_without_noise_draws_none() -> None:
     twin = torch.Generator().manual_seed(0)
     torch.rand(5, 3, generator=twin)
     assert torch.equal(generator.get_state(), twin.get_state())
+
+
+def test_layers_kept_in_float_are_trained_but_not_exported() -> None:
+    recipe, data = RECIPES["cifar10"]
+    compared = replace(recipe, model=lambda: ResidualNet(blocks=1, width=4, depth=0),
+                       kept=("conv", "norm"))
+    fitted = fit(compared, POW2, epochs=1, data=data)
+    first = fitted.model.get_submodule("conv").weight
+    assert len(first.unique()) == first.numel()
+    second = fitted.model.get_submodule("blocks.0.conv1").weight
+    assert len(second.unique()) <= 16
+    assert fitted.provenance["recipe"]["kept"] == ("conv", "norm")
+    with pytest.raises(ModelError) as error:
+        train(compared, POW2, epochs=1, data=data)
+    assert str(error.value) == (
+        "recipe 'cifar10': layers must all be quantized, but conv, norm stay in float; "
+        "use fit, which exports nothing")
+    with pytest.raises(ModelError, match="layer 'first': must be one of the model's, to be kept"):
+        fit(replace(compared, kept=("first",)), POW2, epochs=1, data=data)
+
+
+def test_mixed_numbers_change_the_training_not_its_exactness() -> None:
+    recipe, data = RECIPES["cifar10"]
+    assert recipe.mixed
+    seen: list[torch.dtype] = []
+
+    def model() -> nn.Module:
+        net = ResidualNet(blocks=1, width=4, depth=2)
+        net.conv.register_forward_hook(lambda _m, _i, result: seen.append(result.dtype))
+        return net
+
+    train(replace(recipe, model=model), POW2, epochs=1, data=data)
+    assert {torch.bfloat16, torch.float32, torch.float64} == {*seen}
+    seen.clear()
+    train(replace(recipe, model=model, mixed=False), POW2, epochs=1, data=data)
+    assert {torch.float32, torch.float64} == {*seen}

@@ -1,0 +1,78 @@
+"""What a quantized first layer costs: ``python examples/pixel_embedding.py FOLDER [VARIANT ...]``.
+
+Trains one ResNet-20 on CIFAR-10 three times, with the recipe, seed and schedule of ``cifar10``:
+
+learned      pixels enter through a learned table, and every layer is quantized
+thermometer  the same with the fixed table (Tokunaga et al., arXiv 2407.16174)
+float        the first convolution and its normalization read pixels, and stay in float
+
+Each goes on from its checkpoint in FOLDER, and leaves its accuracies there; the table at the end
+shows all that are done. ``--epochs N`` shortens both trainings of each.
+"""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+
+from nomul.compiler.quantize.embedding import PixelEmbedding
+from nomul.compiler.quantize.nets import ResidualNet, resnet20
+from nomul.compiler.quantize.recipes import Recipe, constraint_from_names, recipe_of
+from nomul.compiler.quantize.training import fit
+
+
+def thermometer_net() -> nn.Module:
+    """ResNet-20 behind the fixed table."""
+    net = resnet20()
+    net.embedding = PixelEmbedding(10, bits=2, fixed=True)
+    return net
+
+
+def variants() -> dict[str, Recipe]:
+    """The recipe ``cifar10``, and what it is compared with."""
+    recipe = recipe_of("cifar10")
+    return {
+        "learned": recipe,
+        "thermometer": replace(recipe, model=thermometer_net),
+        "float": replace(recipe, model=lambda: ResidualNet(depth=0), kept=("conv", "norm")),
+    }
+
+
+@click.command()
+@click.argument("folder", type=Path)
+@click.argument("names", nargs=-1, metavar="[VARIANT]...", type=click.Choice([*variants()]))
+@click.option("--epochs", type=int, default=36, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(folder: Path, names: tuple[str, ...], epochs: int, seed: int) -> None:
+    """Train each VARIANT, or all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or tuple(variants()):
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+                      TextColumn("{task.fields[text]}")) as bars:
+            tasks = {stage: bars.add_task(f"{name}, {stage}", total=epochs, text="")
+                     for stage in ("float", "lutq")}
+            fitted = fit(
+                variants()[name], constraint_from_names("pow2", 4), seed=seed, epochs=epochs,
+                checkpoint=folder / f"{name}.ckpt",
+                progress=lambda stage, done, _all, text, tasks=tasks, bars=bars: bars.update(
+                    tasks[stage], completed=done, text=text))
+        (folder / f"{name}.json").write_text(json.dumps(fitted.provenance, indent=1))
+    table = Table("first layer", "float net, validation", "float net, test", "LUT-Q, validation",
+                  "LUT-Q, test")
+    for name in variants():
+        file = folder / f"{name}.json"
+        if file.exists():
+            accuracy = json.loads(file.read_text())["accuracy"]
+            table.add_row(name, *(f"{100 * accuracy[key]:.2f} %" for key in (
+                "float_validation", "float_test", "quantized_validation", "quantized_test")))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
