@@ -5,22 +5,25 @@ layers a circuit gives exactly the right bits.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
-from nomul.compiler.layers import Add, Layer, SumPool, Weighted
+from nomul.compiler.layers import Add, Dense, Layer, SumPool, Weighted
 from nomul.compiler.network import Network
-from nomul.compiler.values import Codes, Ints, Staircase
+from nomul.compiler.values import Codes, Ints, Levels, Staircase
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.product import shift_add_slopes
 
 __all__ = [
     "ShiftClipTerms",
+    "SparseTerms",
     "SumTerms",
     "legal_circuits",
+    "packed_terms",
     "shift_clip_terms",
+    "sparse_terms",
     "sum_terms",
     "threshold_rows",
 ]
@@ -30,7 +33,8 @@ __all__ = [
 class SumTerms:
     """A layer's accumulators, split so that an absent input adds nothing.
 
-    ``accumulator = sum + offset`` where the sum runs over ``products[weight, code]``.
+    ``accumulator = sum + offset`` where the sum runs over ``products[weight, code]``, and over the
+    corrections' `sparse_terms` if there are any.
     """
 
     products: Ints
@@ -70,10 +74,66 @@ def sum_terms(network: Network, layer: Layer) -> SumTerms:
     else:
         raise TypeError(f"{type(layer).__name__} adds nothing up")
     at_zero = products[:, 0]
+    if isinstance(layer, Dense) and layer.corrections is not None:
+        weights, values = layer.weights, wire.levels.values
+        ends = weights * (values[-1] - values[0])
+        return SumTerms(products=products - at_zero[:, None], assignment=assignment,
+                        offsets=bias + weights.sum(axis=1) * values[0],
+                        low=np.minimum(ends, 0).sum(axis=1), high=np.maximum(ends, 0).sum(axis=1))
     low, high = (extreme[assignment].sum(axis=1) for extreme in (
         products.min(axis=1) - at_zero, products.max(axis=1) - at_zero))
     return SumTerms(products=products - at_zero[:, None], assignment=assignment,
                     offsets=bias + at_zero[assignment].sum(axis=1), low=low, high=high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseTerms:
+    """What the corrections of a dense layer add to its sums, nothing of it at code 0.
+
+    ``sum(weight * table[x[place]] for place, weight in rows[o])`` for output o.
+    """
+
+    table: list[int]
+    rows: list[list[tuple[int, int]]]
+
+    def range(self) -> tuple[int, int]:
+        """Lowest and highest of these sums that any input reaches."""
+        ends = [[sorted((weight * self.table[-1], 0)) for _, weight in row] for row in self.rows]
+        return (min(sum(low for low, _ in row) for row in ends),
+                max(sum(high for _, high in row) for row in ends))
+
+
+def sparse_terms(layer: Dense, levels: Levels) -> SparseTerms | None:
+    """The corrections of ``layer``, which reads ``levels``, for `nomul.hw.sparse`; None if it has
+    none. The step of uniform levels moves into the weights, so that the table is the codes."""
+    if layer.corrections is None:
+        return None
+    table, step = levels.values - levels.values[0], 1
+    if not np.diff(table, n=2).any():
+        step = int(table[1])
+    rows: list[list[tuple[int, int]]] = [[] for _ in range(layer.outputs)]
+    for output, place, value in layer.corrections.tolist():
+        rows[output].append((place, value * step))
+    return SparseTerms(table=(table // step).tolist(), rows=rows)
+
+
+def packed_terms(layer: Layer, terms: SumTerms) -> tuple[SumTerms, list[int] | None]:
+    """``terms`` as the hardware stores them, and for each stored number the row of its products.
+
+    Where outputs have widths of their own, a weight is numbered as `nomul.hw.packed` stores it: a
+    1, and below it the index within its segment. 0 is no weight. Segments share equal rows of
+    products. Other layers store indices: they are given back as they are, and None.
+    """
+    if not isinstance(layer, Weighted) or layer.widths is None:
+        return terms, None
+    numbers = np.zeros(len(layer.dictionary), dtype=np.int64)
+    for width, segment in layer.segments.items():
+        numbers[segment] = (1 << width) + np.arange(len(segment))
+    products, row = np.unique(terms.products, axis=0, return_inverse=True)
+    rows = np.zeros(2 << max(layer.segments), dtype=np.int64)
+    rows[numbers] = row.reshape(-1)
+    return (replace(terms, products=products, assignment=numbers[terms.assignment]),
+            rows.tolist())
 
 
 def _add_range(network: Network, layer: Add) -> tuple[int, int]:

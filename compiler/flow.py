@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+from nomul.compiler.circuits import sparse_terms
 from nomul.compiler.layers import (
     Add,
     Argmax,
@@ -25,6 +26,7 @@ from nomul.compiler.layers import (
 )
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes
+from nomul.hw.sparse import walk
 from nomul.hw.stream import beats
 from nomul.hw.window import window_needs
 
@@ -155,10 +157,13 @@ def _stage(network: Network, layer: Layer, before: Stream, fold: Fold) -> Stage:
     match layer:
         case Dense():
             chunks = beats(layer.fan_in, inputs)
+            assert isinstance(wire, Codes)
+            sparse = sparse_terms(layer, wire.levels)
             return Stage(takes=Stream(lanes=inputs, length=layer.fan_in, vectors=1),
                          gives=Stream(lanes=output_lanes(outputs, chunks), length=layer.outputs,
                                       vectors=1),
-                         cycles=beats(layer.outputs, outputs) * chunks)
+                         cycles=max(beats(layer.outputs, outputs) * chunks,
+                                    len(walk(sparse.rows)) if sparse else 0))
         case Conv2d():
             each = layer.outputs // layer.groups
             chunks = prod(layer.window.kernel) * beats(layer.assignment.shape[3], inputs)

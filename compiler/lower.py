@@ -1,6 +1,7 @@
 """Networks and plans to hardware components."""
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -8,7 +9,15 @@ import numpy as np
 from amaranth.hdl import unsigned
 from amaranth.lib import data
 
-from nomul.compiler.circuits import SumTerms, shift_clip_terms, sum_terms, threshold_rows
+from nomul.compiler.circuits import (
+    SparseTerms,
+    SumTerms,
+    packed_terms,
+    shift_clip_terms,
+    sparse_terms,
+    sum_terms,
+    threshold_rows,
+)
 from nomul.compiler.errors import ModelError
 from nomul.compiler.flow import (
     Stage,
@@ -37,7 +46,7 @@ from nomul.compiler.plan import LayerPlan, Plan, check_plan, plan_stages
 from nomul.compiler.values import Codes, Ints, Staircase
 from nomul.hw.argmax import Argmax as ArgmaxUnit
 from nomul.hw.axis import AxisTop
-from nomul.hw.branch import AddStreams, Fork, Queue
+from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
 from nomul.hw.chain import Chain
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.dots import DotProducts
@@ -48,6 +57,7 @@ from nomul.hw.lanewise import LanewiseMax, LanewiseSums
 from nomul.hw.product import Products, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
+from nomul.hw.sparse import SparseDots
 from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
 from nomul.hw.stream import Regroup, beats
 from nomul.hw.window import Windows
@@ -56,11 +66,15 @@ __all__ = ["lower", "lower_body"]
 
 Parts = dict[str, Any]
 
+# Beats under way that a queue holds beyond a vector.
+_SPARE_BEATS = 4
+
 
 def lower(network: Network, plan: Plan) -> AxisTop:
     """The hardware of ``network`` built as ``plan`` says, with AXI4-Stream ports."""
+    *positions, elements = network.output.shape
     return AxisTop(lower_body(network, plan), i_length=prod(network.input.shape),
-                   o_length=prod(network.output.shape))
+                   o_length=elements, o_vectors=prod(positions))
 
 
 def lower_body(network: Network, plan: Plan) -> Graph:
@@ -172,15 +186,17 @@ def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) 
         return {"window": _windows(layer.window, wire, element, entry, pad=0, lanewise=True),
                 "max": LanewiseMax(element, lanes=entry.outputs, taps=prod(layer.window.kernel))}
     assert isinstance(layer, Weighted | SumPool)
-    terms = sum_terms(network, layer)
+    terms, packed = packed_terms(layer, sum_terms(network, layer))
     if isinstance(layer, Dense):
-        parts = _dense(layer, terms, entry, stage)
+        parts = _dense(layer, terms, packed, entry, stage)
+        if sparse := sparse_terms(layer, wire.levels):
+            parts = {"sums": _corrected(parts, sparse, terms, entry, stage)}
     elif is_lanewise(layer):
         assert isinstance(layer, Conv2d | SumPool)
-        parts = _lanewise(layer, terms, wire, entry, element)
+        parts = _lanewise(layer, terms, packed, wire, entry, element)
     else:
         assert isinstance(layer, Conv2d)
-        parts = _convolution(layer, terms, wire, entry, stage, element)
+        parts = _convolution(layer, terms, packed, wire, entry, stage, element)
     sums = list(parts.values())[-1].o.payload.shape()
     return parts | _staircase(layer.staircase, terms, entry, stage.gives.lanes, sums)
 
@@ -196,16 +212,43 @@ def _sum_shape(terms: SumTerms) -> Any:
     return signed_range(int(terms.low.min()), int(terms.high.max()))
 
 
-def _dense(layer: Dense, terms: SumTerms, plan: LayerPlan, stage: Stage) -> Parts:
+def _dense(layer: Dense, terms: SumTerms, packed: list[int] | None, plan: LayerPlan, stage: Stage,
+           ) -> Parts:
     """Repeat the inputs for each group of outputs, and add up."""
     dots = DotProducts(_products(terms, plan, lanes=plan.outputs, inputs=plan.inputs),
                        terms.assignment.tolist(), acc_shape=_sum_shape(terms),
-                       o_lanes=stage.gives.lanes, storage=plan.weights_in)
+                       o_lanes=stage.gives.lanes, storage=plan.weights_in,
+                       packed=packed)
     parts: Parts = {}
     if plan.depth:
         parts["replay"] = Replay(dots.i.payload.shape(), length=beats(layer.fan_in, plan.inputs),
                                  repeats=dots.groups, depth=plan.depth)
     return parts | {"dots": dots}
+
+
+def _corrected(parts: Parts, sparse: SparseTerms, terms: SumTerms, plan: LayerPlan, stage: Stage,
+               ) -> Graph:
+    """Dense ``parts``, and beside them what the corrections add to their sums.
+
+    A vector of sums waits for those of the corrections, which begin when all of the inputs have
+    come: so neither engine ever waits for the other one, but in the long run for the slower.
+    """
+    lanes, length = stage.gives.lanes, stage.gives.length
+    vector, shape = next(iter(parts.values())).i.payload.shape(), _sum_shape(terms)
+    reach = signed_range(*sparse.range())
+    walk = SparseDots(sparse.table, sparse.rows, inputs=stage.takes.length,
+                      lanes=stage.takes.lanes, storage=plan.weights_in,
+                      acc_shape=min(shape, reach, key=lambda s: s.width))
+    corrections: Parts = {"corrections": walk}
+    if lanes > 1:
+        corrections["gather"] = Regroup(walk.acc_shape, i_lanes=1, o_lanes=lanes, length=length)
+    sums: Parts = {**parts, "queue": Queue(data.ArrayLayout(shape, lanes),
+                                           stage.gives.beats + _SPARE_BEATS)}
+    links = [("i", "fork"),
+             *pairwise(["fork.o_0", *sums, "add.i_0"]),
+             *pairwise(["fork.o_1", *corrections, "add.i_1"]), ("add", "o")]
+    return Graph({"fork": Fork(vector, 2), **sums, **corrections,
+                  "add": AddSums([shape, walk.acc_shape], shape, lanes=lanes)}, links)
 
 
 def _windows(window: Window, wire: Codes, element: Any, plan: LayerPlan, *, pad: int,
@@ -222,8 +265,8 @@ def _windows(window: Window, wire: Codes, element: Any, plan: LayerPlan, *, pad:
                    depth=plan.depth)
 
 
-def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, wire: Codes, plan: LayerPlan,
-              element: Any) -> Parts:
+def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, packed: list[int] | None, wire: Codes,
+              plan: LayerPlan, element: Any) -> Parts:
     """Window, then each lane adds up its own channel."""
     window = window_of(layer, wire)
     return {
@@ -231,21 +274,23 @@ def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, wire: Codes, plan: Layer
                            lanewise=True),
         "sums": LanewiseSums([_products(terms, plan, lanes=1, inputs=1)
                               for _ in range(plan.outputs)], terms.assignment.tolist(),
-                             acc_shape=_sum_shape(terms), storage=plan.weights_in),
+                             acc_shape=_sum_shape(terms), storage=plan.weights_in,
+                             packed=packed),
     }
 
 
-def _convolution(layer: Conv2d, terms: SumTerms, wire: Codes, plan: LayerPlan, stage: Stage,
-                 element: Any) -> Parts:
+def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire: Codes,
+                 plan: LayerPlan, stage: Stage, element: Any) -> Parts:
     """Window, given once for each group of outputs, then dot products."""
     channels, lanes = layer.assignment.shape[3], plan.inputs
     words = beats(channels, lanes)
     # Absent lanes carry code 0, which adds nothing whatever its weight is.
     rows = np.zeros((layer.outputs, *layer.window.kernel, words * lanes), dtype=np.int64)
-    rows[..., :channels] = layer.assignment
+    rows[..., :channels] = terms.assignment.reshape(layer.assignment.shape)
     dots = DotProducts(_products(terms, plan, lanes=plan.outputs, inputs=lanes),
                        rows.reshape(layer.outputs, -1).tolist(), acc_shape=_sum_shape(terms),
-                       o_lanes=stage.gives.lanes, storage=plan.weights_in)
+                       o_lanes=stage.gives.lanes, storage=plan.weights_in,
+                       packed=packed)
     parts: Parts = {}
     if channels % lanes:
         parts["fill"] = ZeroAbsent(element, lanes=lanes, length=channels)

@@ -57,6 +57,9 @@ __all__ = [
     "Wire",
 ]
 
+#: Fields that came later: a network without them has the digest that it had before.
+_LATER = ("widths", "corrections")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network(Value):
@@ -138,12 +141,14 @@ class Network(Value):
             elif isinstance(value, Value):
                 state.update(f"{type(value).__name__}\n".encode())
                 for field in fields(value):  # type: ignore[arg-type]
-                    state.update(f"{field.name}=".encode())
-                    feed(getattr(value, field.name))
+                    item = getattr(value, field.name)
+                    if item is not None or field.name not in _LATER:
+                        state.update(f"{field.name}=".encode())
+                        feed(item)
             elif isinstance(value, tuple):
                 state.update(f"tuple{len(value)}\n".encode())
-                for item in value:
-                    feed(item)
+                for part in value:
+                    feed(part)
             else:
                 state.update(f"{value!r}\n".encode())
 

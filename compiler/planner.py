@@ -67,7 +67,7 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
     wire = network.reads(layer)[0]
     if isinstance(layer, Weighted):
         assert isinstance(wire, Codes)
-        weights = layer.assignment.size * max(1, layer.assignment_bits)
+        weights = layer.stored_bits or layer.assignment.size
         table = len(layer.dictionary) * len(wire.levels)
         rows = layer.outputs
     elif isinstance(layer, PixelEmbedding):

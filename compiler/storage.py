@@ -21,6 +21,7 @@ from nomul.compiler.layers import (
     MaxPool,
     PixelEmbedding,
     SumPool,
+    Weighted,
     Window,
 )
 from nomul.compiler.network import Network
@@ -29,7 +30,8 @@ from nomul.compiler.values import Levels, Staircase, Value
 __all__ = ["FORMAT", "VERSION", "load", "load_provenance", "save"]
 
 FORMAT = "nomul.network"
-VERSION = 1
+#: Of files with corrections; those with widths are version 2, all others version 1.
+VERSION = 3
 
 _TYPES: dict[str, type[Value]] = {
     cls.__name__: cls for cls in (
@@ -55,13 +57,14 @@ def save(network: Network, path: Path | str, *, provenance: Mapping[str, Any] | 
         if isinstance(value, Value):
             return {"type": type(value).__name__,
                     **{field.name: describe(getattr(value, field.name), f"{where}.{field.name}")
-                       for field in fields(value)}}  # type: ignore[arg-type]
+                       for field in fields(value)  # type: ignore[arg-type]
+                       if getattr(value, field.name) is not None}}
         if isinstance(value, tuple):
             return [describe(item, f"{where}.{getattr(item, 'name', index)}")
                     for index, item in enumerate(value)]
         return value
 
-    header = {"format": FORMAT, "version": VERSION, "digest": network.digest,
+    header = {"format": FORMAT, "version": _version(network), "digest": network.digest,
               "network": describe(network, network.name), "provenance": dict(provenance or {})}
     replace_file(Path(path), pack(arrays, {"nomul": json.dumps(header, sort_keys=True)}))
 
@@ -99,6 +102,14 @@ def load_provenance(path: Path | str) -> dict[str, Any]:
     return dict(provenance) if isinstance(provenance, dict) else {}
 
 
+def _version(network: Network) -> int:
+    """The oldest version that can say what ``network`` is."""
+    layers = [layer for layer in network.layers if isinstance(layer, Weighted)]
+    if any(layer.corrections is not None for layer in layers):
+        return VERSION
+    return 2 if any(layer.widths is not None for layer in layers) else 1
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     from safetensors import SafetensorError, safe_open
 
@@ -119,8 +130,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except json.JSONDecodeError as error:
         raise ModelError(f"network file '{path}': its header must be JSON ({error}); "
                          "make it again with 'nomul train'") from error
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ModelError(f"network file '{path}' must have format {FORMAT} {VERSION}, not "
+    if header.get("format") != FORMAT or header.get("version") not in range(1, VERSION + 1):
+        raise ModelError(f"network file '{path}' must have format {FORMAT} 1 to {VERSION}, not "
                          f"{header.get('format')} {header.get('version')}; "
                          "use the nomul version that wrote it")
     return header, arrays

@@ -29,7 +29,9 @@ class AxisTop(wiring.Component):
     body : component
         Takes a stream ``i`` and gives a stream ``o`` of vectors.
     i_length, o_length : int
-        Elements of an image and of a result.
+        Elements of a vector of each: an image is one vector.
+    o_vectors : int
+        Vectors of a result.
 
     Members
     -------
@@ -42,10 +44,11 @@ class AxisTop(wiring.Component):
         the last of an image.
     """
 
-    def __init__(self, body: Any, *, i_length: int, o_length: int) -> None:
+    def __init__(self, body: Any, *, i_length: int, o_length: int, o_vectors: int = 1) -> None:
         self.body = body
         self.i_length = i_length
         self.o_length = o_length
+        self.o_vectors = o_vectors
         self.i_layout: data.ArrayLayout = body.i.payload.shape()
         self.o_layout: data.ArrayLayout = body.o.payload.shape()
         super().__init__({
@@ -78,7 +81,8 @@ class AxisTop(wiring.Component):
         put = self.s_axis_tvalid & self.s_axis_tready
         get = self.m_axis_tvalid & self.m_axis_tready
         _, i_last = count_to(m, "i_beat", beats(self.i_length, self.i_layout.length), put)
-        _, o_last = count_to(m, "o_beat", beats(self.o_length, self.o_layout.length), get)
+        result = self.o_vectors * beats(self.o_length, self.o_layout.length)
+        _, o_last = count_to(m, "o_beat", result, get)
         m.d.comb += [
             body.i.valid.eq(self.s_axis_tvalid),
             self.s_axis_tready.eq(body.i.ready),

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import vector
 
-__all__ = ["AddStreams", "Fork", "Queue"]
+__all__ = ["AddStreams", "AddSums", "Fork", "Queue"]
 
 
 class Fork(wiring.Component):
@@ -224,17 +224,7 @@ class AddStreams(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        advance, take = Signal(), Signal()
-        m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
-            take.eq(self.i_0.valid & self.i_1.valid & advance),
-            self.i_0.ready.eq(self.i_1.valid & advance),
-            self.i_1.ready.eq(self.i_0.valid & advance),
-        ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(take):
-            m.d.sync += self.o.valid.eq(1)
+        with m.If(_take_both(m, self)):
             for lane in range(self.lanes):
                 terms, constants = zip(*(
                     _term(m, f"term_{n}_{lane}", table, codes.payload[lane])
@@ -243,6 +233,81 @@ class AddStreams(wiring.Component):
                 m.d.sync += self.o.payload[lane].eq(terms[0] + terms[1] + sum(constants))
 
         return m
+
+
+class AddSums(wiring.Component):
+    """Sums of the elements of two streams of vectors of integers.
+
+    They are exact if ``o_shape`` holds them; the elements may have wrapped around within it, and
+    wrap back. Takes a beat of both streams, or of none: ``i_0.ready`` depends combinationally on
+    ``i_1.valid``, ``i_1.ready`` on ``i_0.valid``, both on ``o.ready``; all paths from inputs to
+    ``o`` are registered.
+
+    Latency: 1 cycle. Throughput: 1 beat a cycle.
+
+    Parameters
+    ----------
+    i_shapes : two shape-likes
+        Signed shapes of the elements.
+    o_shape : shape-like
+        Signed shape of the sums.
+    lanes : int
+        Elements to a beat; at least 1.
+
+    Members
+    -------
+    i_0, i_1 : In(vector(i_shapes[n], lanes))
+        Elements.
+    o : Out(vector(o_shape, lanes))
+        Sums.
+    """
+
+    i_0: stream.Interface
+    i_1: stream.Interface
+    o: stream.Interface
+    latency = 1
+
+    def __init__(self, i_shapes: Sequence[ShapeLike], o_shape: ShapeLike, *, lanes: int) -> None:
+        self.i_shapes = tuple(Shape.cast(shape) for shape in i_shapes)
+        self.o_shape = Shape.cast(o_shape)
+        self.lanes = lanes
+        if len(self.i_shapes) != 2:
+            raise ValueError(f"There must be two shapes of elements, not {len(self.i_shapes)}")
+        for shape in (*self.i_shapes, self.o_shape):
+            if not shape.signed:
+                raise ValueError(f"Shapes of integers must be signed, not {shape!r}")
+        if lanes < 1:
+            raise ValueError(f"Number of lanes must be at least 1, not {lanes!r}")
+        super().__init__({**{f"i_{n}": In(vector(shape, lanes))
+                             for n, shape in enumerate(self.i_shapes)},
+                          "o": Out(vector(self.o_shape, lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        with m.If(_take_both(m, self)):
+            for lane in range(self.lanes):
+                total = Signal(self.o_shape, name=f"total_{lane}")
+                m.d.comb += total.eq(self.i_0.payload[lane] + self.i_1.payload[lane])
+                m.d.sync += self.o.payload[lane].eq(total)
+
+        return m
+
+
+def _take_both(m: Module, unit: AddStreams | AddSums) -> Signal:
+    """Take a beat of both streams whenever the register of the output is free: when that is."""
+    advance, take = Signal(name="advance"), Signal(name="take")
+    m.d.comb += [
+        advance.eq(~unit.o.valid | unit.o.ready),
+        take.eq(unit.i_0.valid & unit.i_1.valid & advance),
+        unit.i_0.ready.eq(unit.i_1.valid & advance),
+        unit.i_1.ready.eq(unit.i_0.valid & advance),
+    ]
+    with m.If(unit.o.ready):
+        m.d.sync += unit.o.valid.eq(0)
+    with m.If(take):
+        m.d.sync += unit.o.valid.eq(1)
+    return take
 
 
 def _term(m: Module, name: str, table: Sequence[int], code: Value) -> tuple[Value, int]:

@@ -7,6 +7,7 @@ from amaranth.hdl import Const, Module, Mux, Shape, ShapeLike, Signal, Value, si
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.packed import PackedCycle
 from nomul.hw.product import Products
 from nomul.hw.stream import beats, count_to, vector
 from nomul.hw.table import Cycle, Storage
@@ -42,6 +43,10 @@ class DotProducts(wiring.Component):
         leave within ``chunks`` cycles.
     storage : Storage
         What holds the weights.
+    packed : sequence of int, optional
+        Where each row has a width of its own: the rows then hold numbers, of which the bits below
+        the leading 1 are stored (`PackedCycle`), and this their indices into the dictionary. All
+        numbers of a row have as many bits; 0 stands for no weight at all, and needs code 0.
 
     Members
     -------
@@ -55,12 +60,14 @@ class DotProducts(wiring.Component):
     o: stream.Interface
 
     def __init__(self, products: Products, rows: Sequence[Sequence[int]], *, acc_shape: ShapeLike,
-                 o_lanes: int, storage: Storage) -> None:
+                 o_lanes: int, storage: Storage,
+                 packed: Sequence[int] | None = None) -> None:
         self.products = products
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
         self.acc_shape = Shape.cast(acc_shape)
         self.o_lanes = o_lanes
         self.storage = storage
+        self.packed = None if packed is None else tuple(int(index) for index in packed)
         if len({len(row) for row in self.rows}) != 1 or not self.rows[0]:
             raise ValueError("Rows of weights must be of one length, at least 1")
         self.outputs, self.inputs = len(self.rows), len(self.rows[0])
@@ -75,28 +82,33 @@ class DotProducts(wiring.Component):
         super().__init__({"i": In(vector(products.code_shape, products.inputs)),
                           "o": Out(vector(self.acc_shape, o_lanes))})
 
+    def fields(self) -> list[list[int]]:
+        """For each group and chunk, the weights of all lanes; 0 where there is none."""
+        lanes, inputs = self.products.lanes, self.products.inputs
+        places = [(lane, n) for lane in range(lanes) for n in range(inputs)]
+        return [[self.rows[o][i] if o < self.outputs and i < self.inputs else 0
+                 for o, i in ((group * lanes + lane, chunk * inputs + n) for lane, n in places)]
+                for group in range(self.groups) for chunk in range(self.chunks)]
+
     def words(self) -> list[int]:
         """Contents of the weight table: for each group and chunk, the indices of all lanes."""
-        width = self.products.index_shape.width
-        lanes, inputs = self.products.lanes, self.products.inputs
-        words = []
-        for group in range(self.groups):
-            for chunk in range(self.chunks):
-                word = 0
-                for lane in range(lanes):
-                    for n in range(inputs):
-                        o, i = group * lanes + lane, chunk * inputs + n
-                        if o < self.outputs and i < self.inputs:
-                            word |= self.rows[o][i] << (lane * inputs + n) * width
-                words.append(word)
-        return words
+        width, encoding = self.products.index_shape.width, self.products.encoding
+        return [sum(encoding[field] << n * width for n, field in enumerate(row))
+                for row in self.fields()]
+
+    def weights(self) -> Cycle | PackedCycle:
+        """The weight table."""
+        width, places = self.products.index_shape.width, self.products.lanes * self.products.inputs
+        if self.packed is None:
+            return Cycle(places * width, self.words(), storage=self.storage)
+        return PackedCycle(self.fields(), run=self.chunks, width=width, storage=self.storage,
+                           encoding=[self.products.encoding[index] for index in self.packed])
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
         m.submodules.products = products = self.products
-        m.submodules.weights = weights = Cycle(
-            Value.cast(products.indices).shape().width, self.words(), storage=self.storage)
+        m.submodules.weights = weights = self.weights()
 
         width = self.acc_shape.width
         parts = products.lanes // self.o_lanes

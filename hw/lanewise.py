@@ -11,6 +11,7 @@ from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.packed import PackedCycle
 from nomul.hw.product import Products
 from nomul.hw.stream import beats, count_to, vector
 from nomul.hw.table import Cycle, Storage
@@ -41,6 +42,10 @@ class LanewiseSums(wiring.Component):
         Signed shape that holds every sum.
     storage : Storage
         What holds the weights.
+    packed : sequence of int, optional
+        Where each row has a width of its own: the rows then hold numbers, of which the bits below
+        the leading 1 are stored (`PackedCycle`), and this their indices into the dictionary. All
+        numbers of a row have as many bits.
 
     Members
     -------
@@ -56,11 +61,13 @@ class LanewiseSums(wiring.Component):
     latency = 2
 
     def __init__(self, products: Sequence[Products], rows: Sequence[Sequence[int]], *,
-                 acc_shape: ShapeLike, storage: Storage) -> None:
+                 acc_shape: ShapeLike, storage: Storage,
+                 packed: Sequence[int] | None = None) -> None:
         self.products = tuple(products)
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
         self.acc_shape = Shape.cast(acc_shape)
         self.storage = storage
+        self.packed = None if packed is None else tuple(int(index) for index in packed)
         if not self.products or any((p.lanes, p.inputs) != (1, 1) for p in self.products):
             raise ValueError("There must be at least one product circuit, each of one lane "
                              "and one input")
@@ -68,7 +75,8 @@ class LanewiseSums(wiring.Component):
             raise ValueError("Product circuits must have codes, indices and products of one shape")
         if len({len(row) for row in self.rows}) != 1 or not self.rows[0]:
             raise ValueError("Rows of weights must be of one length, at least 1")
-        entries = min(len(p.table) for p in self.products)
+        entries = min(len(p.table) for p in self.products) if self.packed is None else (
+            len(self.packed))
         for index in (index for row in self.rows for index in row):
             if not 0 <= index < entries:
                 raise ValueError(f"Weight must be within the dictionary of {entries}, "
@@ -80,24 +88,37 @@ class LanewiseSums(wiring.Component):
         super().__init__({"i": In(vector(self.products[0].code_shape, self.lanes)),
                           "o": Out(vector(self.acc_shape, self.lanes))})
 
-    def words(self) -> list[int]:
-        """Contents of the weight table: for each word of channels and tap, the indices of all
-        lanes; a single row if all are the same."""
-        width = self.products[0].index_shape.width
-        words = []
+    def fields(self) -> list[list[int]]:
+        """For each word of channels and tap, the weights of all lanes, 0 where there is none; a
+        single row if all are the same."""
+        fields = []
         for word in range(beats(self.channels, self.lanes)):
             rows = self.rows[word * self.lanes:(word + 1) * self.lanes]
-            words += [sum(row[tap] << lane * width for lane, row in enumerate(rows))
-                      for tap in range(self.taps)]
-        return words if len(set(words)) > 1 else words[:1]
+            absent = [0] * (self.lanes - len(rows))
+            fields += [[*(row[tap] for row in rows), *absent] for tap in range(self.taps)]
+        return fields if len(set(map(tuple, fields))) > 1 else fields[:1]
+
+    def words(self) -> list[int]:
+        """Contents of the weight table: `fields` as they go to the product circuits."""
+        width, indices = self.products[0].index_shape.width, self.packed
+        return [sum(products.encoding[field if indices is None else indices[field]] << lane * width
+                    for lane, (products, field) in enumerate(zip(self.products, row, strict=True)))
+                for row in self.fields()]
+
+    def weights(self) -> Cycle | PackedCycle:
+        """The weight table."""
+        width, fields = self.products[0].index_shape.width, self.fields()
+        if self.packed is None or len(fields) == 1:
+            return Cycle(self.lanes * width, self.words(), storage=self.storage)
+        return PackedCycle(fields, run=self.taps, width=width, storage=self.storage,
+                           encoding=[self.products[0].encoding[index] for index in self.packed])
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
         for lane, products in enumerate(self.products):
             m.submodules[f"products_{lane}"] = products
-        m.submodules.weights = weights = Cycle(
-            self.lanes * self.products[0].index_shape.width, self.words(), storage=self.storage)
+        m.submodules.weights = weights = self.weights()
 
         advance, take = Signal(), Signal()
         valid, ends = Signal(), Signal()  # of the products

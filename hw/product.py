@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -50,7 +50,7 @@ class Products(wiring.Component):
     enable : In(1)
         Take ``indices`` and ``codes``.
     indices : In(ArrayLayout(ArrayLayout(index_shape, inputs), lanes))
-        Weights: indices into the dictionary.
+        Weights: ``encoding[k]`` for entry k of the dictionary.
     codes : In(ArrayLayout(code_shape, inputs))
         Inputs, the same for all lanes.
     products : Out(ArrayLayout(ArrayLayout(product_shape, inputs), lanes))
@@ -69,6 +69,7 @@ class Products(wiring.Component):
         self.lanes = lanes
         self.inputs = inputs
         self.index_shape = unsigned(max(1, (len(self.table) - 1).bit_length()))
+        self.encoding = tuple(range(len(self.table)))
         self.code_shape = unsigned(max(1, (len(self.table[0]) - 1).bit_length()))
         values = [p for row in self.table for p in row]
         self.product_shape = signed_range(min(values), max(values))
@@ -83,8 +84,9 @@ class Products(wiring.Component):
 class ShiftAddProducts(Products):
     """Products with powers of two: a code is shifted and, for a negative weight, negated.
 
-    The negative of a code is made once and shared by all lanes; a lane only selects
-    among shifted copies. Needs a table that `shift_add_slopes` accepts.
+    The negative of a code is made once and shared by all lanes. A weight is held as a sign
+    and a shift where they take no more bits than an index, as they do unless the powers of
+    the dictionary lie far apart. Needs a table that `shift_add_slopes` accepts.
     """
 
     def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int) -> None:
@@ -94,6 +96,25 @@ class ShiftAddProducts(Products):
             raise ValueError("Shift-add products must be a signed power of two, or zero, times "
                              "the code; use a table")
         self.slopes = slopes
+        shifts = [abs(slope).bit_length() - 1 for slope in slopes if slope]
+        self.least_shift = min(shifts, default=0)
+        self.shift_width = (max(shifts, default=0) - self.least_shift).bit_length()
+        self.signed = any(slope < 0 for slope in slopes)
+        self.split = bool(shifts) and self.shift_width + self.signed <= self.index_shape.width
+        if self.split:
+            self.encoding = tuple(self.zero if slope == 0 else self._word(slope)
+                                  for slope in slopes)
+
+    def _word(self, slope: int) -> int:
+        """A sign and a shift, beyond the least one."""
+        return (slope < 0) << self.shift_width | abs(slope).bit_length() - 1 - self.least_shift
+
+    @property
+    def zero(self) -> int:
+        """The word of the slope 0: the highest one that no other slope has. With `split` there is
+        one, because there are at least as many words as entries."""
+        used = {self._word(slope) for slope in self.slopes if slope}
+        return max(set(range(1 << self.index_shape.width)) - used)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -103,18 +124,34 @@ class ShiftAddProducts(Products):
             m.d.comb += negative.eq(-self.codes[n])
             for lane in range(self.lanes):
                 product = Signal(self.product_shape, name=f"product_{lane}_{n}")
-                with m.Switch(self.indices[lane][n]):
-                    for index, slope in enumerate(self.slopes):
-                        shift = abs(slope).bit_length() - 1
-                        with m.Case(index):
-                            if slope > 0:
-                                m.d.comb += product.eq(self.codes[n] << shift)
-                            elif slope < 0:
-                                m.d.comb += product.eq(negative << shift)
+                if self.split:
+                    self._shift(m, product, self.indices[lane][n], self.codes[n], negative)
+                else:
+                    self._select(m, product, self.indices[lane][n], self.codes[n], negative)
                 with m.If(self.enable):
                     m.d.sync += self.products[lane][n].eq(product)
 
         return m
+
+    def _shift(self, m: Module, product: Signal, word: Value, code: Value,
+               negative: Signal) -> None:
+        value: Value = code
+        if self.signed:
+            value = Mux(word[self.shift_width], negative, code)
+        if 0 in self.slopes:
+            value = Mux(word == self.zero, 0, value)
+        m.d.comb += product.eq(value << word[:self.shift_width] << self.least_shift)
+
+    def _select(self, m: Module, product: Signal, index: Value, code: Value,
+                negative: Signal) -> None:
+        with m.Switch(index):
+            for number, slope in enumerate(self.slopes):
+                shift = abs(slope).bit_length() - 1
+                with m.Case(number):
+                    if slope > 0:
+                        m.d.comb += product.eq(code << shift)
+                    elif slope < 0:
+                        m.d.comb += product.eq(negative << shift)
 
 
 class TableProducts(Products):

@@ -189,10 +189,11 @@ def _convolve(layer: Conv2d, levels: Levels, codes: Ints) -> Ints:
 
 def _weighted(layer: Weighted, levels: Levels, codes: Ints, part: slice = slice(None)) -> Ints:
     """Sums of the products of ``codes`` [positions, fan in] with a ``part`` of the outputs."""
-    assignment = layer.assignment[part].reshape(-1, layer.fan_in)
     if layer.table is None:
-        sums = _matmul(levels.values[codes], layer.dictionary[assignment].T)
+        weights = layer.weights[part].reshape(-1, layer.fan_in)
+        sums = _matmul(levels.values[codes], weights.T)
     else:
+        assignment = layer.assignment[part].reshape(-1, layer.fan_in)
         # One term for each dictionary entry: the products of all inputs, where it is assigned.
         sums = sum((_matmul(row[codes], (assignment == entry).T)
                     for entry, row in enumerate(layer.table)),

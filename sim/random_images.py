@@ -1,4 +1,4 @@
-"""Random convolutional networks, small enough to simulate, for tests of the project's law."""
+"""Random convolutional networks for tests of the project's law."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -19,15 +19,78 @@ from nomul.compiler.layers import (
     Window,
 )
 from nomul.compiler.network import Network
-from nomul.compiler.values import Codes, Integers, Levels, Wire
-from nomul.sim.random_networks import random_staircase
+from nomul.compiler.values import Codes, Integers, Levels, Staircase, Wire
+from nomul.sim.random_networks import random_staircase, with_widths
 
-__all__ = ["random_image_network"]
+__all__ = ["random_image_network", "residual_network"]
 
 
 def random_image_network(seed: int) -> Network:
     """A network with convolutions of every kind, pooling, an embedding and residual branches."""
     return _Builder(seed).build()
+
+
+def residual_network(seed: int, *, blocks: tuple[int, ...] = (1, 1),
+                     channels: tuple[int, ...] = (4, 8), side: int = 8, depth: int = 2) -> Network:
+    """A residual network for colour images behind a pixel embedding, with random weights.
+
+    Its codes have 4 bits, 5 where branches meet; its weights are 16 powers of two. Activations
+    spread over their codes.
+
+    Parameters
+    ----------
+    blocks, channels : tuple of int
+        For each stage its blocks of two convolutions, and its channels. Every stage but the first
+        halves the image and has a convolution beside its first block.
+    side : int
+        Pixels of an image in each direction; a power of two.
+    depth : int
+        Codes that stand for a pixel of a channel.
+    """
+    rng = np.random.default_rng([4, seed])
+    powers = 1 << np.arange(8)
+    dictionary = np.concatenate([-powers[::-1], [0], powers[:-1]])
+    relu, signed = Levels.uniform(16), Levels(values=np.arange(-16, 16))
+    layers: list[Layer] = [
+        Input(name="pixels", shape=(side, side, 3), levels=Levels.uniform(256)),
+        PixelEmbedding(name="embedding", inputs=("pixels",), levels=Levels.uniform(4),
+                       table=rng.integers(0, 4, (1, 256, depth)))]
+
+    def even(levels: Levels, step: int) -> Staircase:
+        """Rounds to multiples of ``step``, of which 0 has the level 0."""
+        thresholds = levels.values[:-1] * step + step // 2
+        return Staircase(thresholds=thresholds.reshape(1, -1), levels=levels)
+
+    def conv(name: str, source: str, shape: tuple[int, int, int], levels: Levels,
+             stride: int = 1) -> str:
+        outputs, kernel, inputs = shape
+        spread = np.sqrt((dictionary ** 2).mean() * 8 * kernel ** 2 * inputs)
+        layers.append(Conv2d(
+            name=name, inputs=(source,), dictionary=dictionary, stride=stride,
+            assignment=rng.integers(0, 16, (outputs, kernel, kernel, inputs)),
+            bias=rng.integers(-spread // 4, spread // 4, outputs), padding=(kernel // 2,) * 4,
+            staircase=even(levels, 1 << round(np.log2(spread / 4)))))
+        return name
+
+    tip, wide = conv("conv", "embedding", (channels[0], 3, 3 * depth), relu), channels[0]
+    for stage, (count, outputs) in enumerate(zip(blocks, channels, strict=True)):
+        for block in range(count):
+            name, stride = f"block_{stage}_{block}", 2 if stage and not block else 1
+            inner = conv(f"{name}_conv1", tip, (outputs, 3, wide), relu, stride)
+            main = conv(f"{name}_conv2", inner, (outputs, 3, outputs), signed)
+            if stride > 1:
+                tip = conv(f"{name}_shortcut", tip, (outputs, 1, wide), signed, stride)
+            layers.append(Add(name=f"{name}_add", inputs=(main, tip), shifts=(0, 1),
+                              staircase=even(relu, 2)))
+            tip, wide = f"{name}_add", outputs
+    pixels = (side >> len(blocks) - 1) ** 2
+    layers += [
+        SumPool(name="average", inputs=(tip,), staircase=even(relu, pixels)),
+        Flatten(name="flatten", inputs=("average",)),
+        Dense(name="dense", inputs=("flatten",), dictionary=dictionary,
+              assignment=rng.integers(0, 16, (10, wide)), bias=rng.integers(-500, 500, 10)),
+        Argmax(name="argmax", inputs=("dense",))]
+    return Network(name="residual", layers=tuple(layers))
 
 
 class _Builder:
@@ -109,10 +172,12 @@ class _Builder:
             outputs = groups * int(rng.integers(1, 3)) if groups > 1 else int(rng.integers(1, 6))
         entries = int(rng.choice([2, 4, 16]))
         shape = (outputs, *window.kernel, channels // groups)
-        return self.coded(Conv2d(
+        layer = Conv2d(
             name=name, inputs=(self.tip,), dictionary=self.dictionary(entries), groups=groups,
             assignment=rng.integers(0, entries, shape), bias=rng.integers(-20, 21, outputs),
-            stride=window.stride, padding=window.padding))
+            stride=window.stride, padding=window.padding)
+        own, = rng.spawn(1)
+        return self.coded(layer if own.integers(2) else with_widths(own, layer))
 
     def coded(self, layer: Layer) -> Layer:
         """``layer`` with a staircase that suits its range, often to levels that can be padded."""

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from nomul.compiler.circuits import legal_circuits
 from nomul.compiler.flow import Fold, is_lanewise, queue_depths
-from nomul.compiler.layers import Argmax, Conv2d, Dense, Flatten, Input, Layer
+from nomul.compiler.layers import Argmax, Conv2d, Dense, Flatten, Input, Layer, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
     Plan,
@@ -22,9 +23,11 @@ from nomul.compiler.values import Levels, Staircase
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
-__all__ = ["random_levels", "random_network", "random_plan", "random_staircase"]
+__all__ = ["random_levels", "random_network", "random_plan", "random_staircase", "with_widths"]
 
 Rng = np.random.Generator
+
+_Weighted = TypeVar("_Weighted", bound=Weighted)
 
 
 def random_network(seed: int) -> Network:
@@ -75,11 +78,48 @@ def _dense(rng: Rng, name: str, source: str, fan_in: int, outputs: int, levels: 
     layer = Dense(name=name, inputs=(source,), dictionary=dictionary, table=table,
                   assignment=rng.integers(0, entries, (outputs, fan_in)),
                   bias=rng.integers(-30, 31, outputs) * rng.integers(2))
+    own, = rng.spawn(1)
+    if own.integers(3) == 0:
+        layer = with_widths(own, layer)
+    elif table is None and own.integers(2):
+        layer = _with_corrections(own, layer)
     if raw:
         return layer
     low, high = (int(v) for v in (layer.accumulators(levels)[0].min(),
                                   layer.accumulators(levels)[1].max()))
     return replace(layer, staircase=random_staircase(rng, outputs, low, high))
+
+
+def _with_corrections(rng: Rng, layer: Dense) -> Dense:
+    """``layer`` with random corrections: of one weight, up to all of them."""
+    count = int(rng.integers(1, layer.assignment.size + 1)) if rng.integers(4) == 0 else (
+        1 + layer.assignment.size // 8)
+    places = np.sort(rng.choice(layer.assignment.size, count, replace=False))
+    largest = int(rng.choice([1, 8, 100]))
+    values = rng.integers(1, largest + 1, count) * rng.choice([-1, 1], count)
+    return replace(layer, corrections=np.stack(
+        [places // layer.fan_in, places % layer.fan_in, values], axis=1))
+
+
+def with_widths(rng: Rng, layer: _Weighted) -> _Weighted:
+    """``layer`` with a random width for each output, and weights to suit; those of 0 bits are
+    mostly the number 0."""
+    widths = rng.choice(rng.integers(0, 5, int(rng.integers(1, 5))), layer.outputs)
+    assignment, entries = np.empty_like(layer.assignment), 0
+    for width in np.unique(widths).tolist():
+        size = int(rng.integers(1, (1 << width) + 1)) if rng.integers(3) == 0 else 1 << width
+        used = widths == width
+        assignment[used] = entries + rng.integers(0, size, assignment[used].shape)
+        entries += size
+    chosen = rng.integers(0, len(layer.dictionary), entries)
+    dictionary = layer.dictionary[chosen]
+    table = None if layer.table is None else layer.table[chosen]
+    if not widths.min() and rng.integers(4):
+        dictionary[0] = 0
+        if table is not None:
+            table[0] = 0
+    return replace(layer, dictionary=dictionary, table=table, assignment=assignment,
+                   widths=widths)
 
 
 def random_staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,12 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nomul.compiler.emit import Emitted, Port, verilog_digest
+from nomul.compiler.emit import Emitted, verilog_digest
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.plan import Plan, intervals, plan_stages
+from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
 __all__ = ["Simulation", "check_simulator", "simulate"]
@@ -146,13 +146,19 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
         folder = Path(name)
         bench = _bench(network, plan, circuit, vectors, count, folder, seed, stall)
         (folder / "bench.json").write_text(json.dumps(bench))
-        (folder / f"{network.name}.v").write_text(circuit.verilog)
-        report("compile", 0, 1)
+        beats = [beats_of(network.wires[port.layer].shape, port.lanes)
+                 for port in (*circuit.taps, circuit.m_axis)]
+        (folder / "network.v").write_text(circuit.verilog)
+        (folder / "bench.v").write_text(bench_verilog(network.name, circuit, beats))
+        (folder / "bench.vlt").write_text(
+            f'`verilator_config\npublic_flat_rw -module "{network.name}_bench" -var "*"\n')
         try:
-            _build_and_run(network.name, folder, count, report)
-            free, stalled = (json.loads((folder / f"{run}.json").read_text())
+            _build(f"{network.name}_bench", folder, report)
+            _run(f"{network.name}_bench", folder, bench["free"]["images"] + count, report)
+            free, stalled = (_read_run(folder, circuit, vectors, bench[run])
                              for run in ("free", "stalled"))
-        except (SystemExit, OSError, RuntimeError, ValueError) as error:
+        except (SystemExit, OSError, RuntimeError, ValueError,
+                subprocess.CalledProcessError) as error:
             text = "".join(file.read_text(errors="replace") for file in sorted(
                 folder.glob("*.log")))
             if log:
@@ -162,82 +168,141 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
             raise ToolError(f"simulation of network {network.name!r} must run, but failed: "
                             f"{reason.strip()}" + (f"; see '{log}'" if log else "")) from error
     for run, due in ((free, bench["free"]["images"]), (stalled, count)):
-        if not run["finished"]:
+        if not run.finished:
             raise ToolError(f"network {network.name!r} must give a result for each of {due} "
-                            f"images, but hangs after {run['results']}; beats seen: "
-                            f"{', '.join(f'{k} {v}' for k, v in run['seen'].items())}")
-        if run["frame_error"]:
+                            f"images, but hangs after {len(run.left)}; beats seen: "
+                            f"{', '.join(f'{k} {v.seen}' for k, v in run.taps.items())}")
+        if run.frame_error:
             raise ToolError(f"network {network.name!r} must count beats as its tlast says, but "
                             "raised frame_error")
-    if free["wrong"] and not stalled["wrong"]:
-        stalled["first_difference"] = free["first_difference"]
-    wrong = set(stalled["wrong"]) | set(free["wrong"])
-    results = free["left"]
+    left = free.left
     # An argmax gives the class; of raw scores it is the first of the largest.
-    classes = np.array([got[0] if len(got) == 1 else int(np.argmax(got))
-                        for got in stalled["got"]])
+    got = stalled.result.got
+    classes = got[:, 0] if got.shape[1] == 1 else got.argmax(axis=1)
     labels = None if vectors.labels is None else vectors.labels[:count]
     golden = vectors.classes[:count]
     return Simulation(
-        images=count, mismatches=len(wrong), first_difference=stalled["first_difference"],
-        latency=results[0] - free["entered"][0] + 1,
-        interval=(results[-1] - results[1]) // (len(results) - 2) if len(results) > 2 else 0,
+        images=count, mismatches=len(stalled.wrong | free.wrong),
+        first_difference=stalled.first_difference or free.first_difference,
+        latency=left[0] - free.entered[0] + 1,
+        interval=(left[-1] - left[1]) // (len(left) - 2) if len(left) > 2 else 0,
         ideal_interval=max(intervals(plan, network).values()), classes=classes.tolist(),
         accuracy=None if labels is None else float((classes == labels).mean()),
         golden_accuracy=None if labels is None else float((golden == labels).mean()),
-        timeline=free["timeline"], stall=stall, seed=seed, simulator=simulator)
+        timeline=[entry for tap in free.taps.values() for entry in tap.timeline],
+        stall=stall, seed=seed, simulator=simulator)
 
 
-def _build_and_run(name: str, folder: Path, count: int, report: Progress) -> None:
+@contextlib.contextmanager
+def _following(follow: Callable[[], None]) -> Iterator[None]:
+    """Call ``follow`` now and then, and at the end."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(0.2):
+            with contextlib.suppress(OSError, ValueError):
+                follow()
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _build(top: str, folder: Path, report: Progress) -> None:
+    """Verilate and compile the module ``top`` of the Verilog in ``folder``.
+
+    Only what the bench names can be seen from outside: cocotb's own runner would ask for every
+    wire (``--public-flat-rw``), which keeps Verilator from optimizing anything.
+    """
+    from cocotb_tools import config
+
+    report("compile", 0, 1)
+    libraries = config.libs_dir
+    with _build_environment(), (folder / "build.log").open("w") as output:
+
+        def call(*command: str) -> None:
+            subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
+                           stderr=subprocess.STDOUT, check=True)
+
+        call("verilator", "--cc", "--exe", "--vpi", "-Mdir", ".", "--prefix", "Vtop", "-o", top,
+             "--top-module", top, "-Wno-fatal", "-Wno-lint", "-LDFLAGS",
+             f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
+             str(config.share_dir / "lib" / "verilator" / "verilator.cpp"), "bench.vlt", "bench.v",
+             "network.v")
+        total = len(list(folder.glob("*.cpp")))
+        with _following(lambda: report("compile", len(list(folder.glob("Vtop*.o"))), total)):
+            call("make", "-j", str(os.cpu_count() or 1), "-f", "Vtop.mk")
+        report("compile", total, total)
+
+
+def _run(top: str, folder: Path, count: int, report: Progress) -> None:
+    """Run both benches; ``count`` images in all."""
     from cocotb_tools.runner import get_runner
 
-    with _build_environment():
-        runner = get_runner("verilator")
-        runner.build(sources=[folder / f"{name}.v"], hdl_toplevel=name, build_dir=folder,
-                     always=True, log_file=folder / "build.log",
-                     build_args=["-Wno-fatal", "-Wno-WIDTH"])
-        report("compile", 1, 1)
-        stop = threading.Event()
+    report("simulate", 0, count)
+    with (_build_environment(), _following(
+            lambda: report("simulate", int((folder / "progress").read_text()), count))):
+        get_runner("verilator").test(
+            hdl_toplevel=top, hdl_toplevel_lang="verilog", build_dir=folder, test_dir=folder,
+            test_module="nomul.sim.cocotb_network", log_file=folder / "test.log",
+            extra_env={"NOMUL_BENCH": str(folder / "bench.json"),
+                       "COCOTB_LOG_LEVEL": "WARNING"})
+    report("simulate", count, count)
 
-        def follow() -> None:
-            while not stop.wait(0.2):
-                with contextlib.suppress(OSError, ValueError):
-                    report("simulate", int((folder / "progress").read_text()), count)
 
-        follower = threading.Thread(target=follow)
-        follower.start()
-        try:
-            runner.test(hdl_toplevel=name, test_module="nomul.sim.cocotb_network",
-                        build_dir=folder, test_dir=folder, log_file=folder / "test.log",
-                        extra_env={"NOMUL_BENCH": str(folder / "bench.json"),
-                                   "COCOTB_LOG_LEVEL": "WARNING"})
-        finally:
-            stop.set()
-            follower.join()
-        report("simulate", count, count)
+@dataclass(frozen=True, kw_only=True)
+class _Played:
+    """What a run of the bench showed."""
+
+    finished: bool
+    frame_error: bool
+    entered: list[int]
+    left: list[int]
+    taps: dict[str, Comparison]
+    result: Comparison
+
+    @property
+    def wrong(self) -> set[int]:
+        return self.result.wrong.union(*(tap.wrong for tap in self.taps.values()))
+
+    @property
+    def first_difference(self) -> dict[str, Any] | None:
+        first = [one.first_difference for one in (*self.taps.values(), self.result)
+                 if one.first_difference]
+        return min(first, key=lambda difference: difference["cycle"], default=None)
+
+
+def _read_run(folder: Path, circuit: Emitted, vectors: Vectors, run: dict[str, Any]) -> _Played:
+    seen = json.loads((folder / run["output"]).read_text())
+    compared = [compare(folder / f"{number}.beats", port,
+                        vectors.values[port.layer][:run["images"]], run["number"])
+                for number, port in enumerate((*circuit.taps, circuit.m_axis))]
+    return _Played(
+        finished=seen["finished"], frame_error=bool(seen["frame_error"]), entered=seen["entered"],
+        left=seen["left"], result=compared[-1],
+        taps={tap.layer: one for tap, one in zip(circuit.taps, compared[:-1], strict=True)})
 
 
 def _bench(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, count: int,
            folder: Path, seed: int, stall: float) -> dict[str, Any]:
     """What the bench inside the simulator needs to know, for both of its runs."""
-    first, last = network.layers[0], network.layers[-1]
     interval = max(intervals(plan, network).values())
+    source, result = circuit.s_axis, circuit.m_axis
+    beats = sum(stage.gives.beats for stage in plan_stages(plan, network).values())
+    free_images = min(FREE_IMAGES, count)
 
-    def describe(port: Port, images: int) -> dict[str, Any]:
-        values = vectors.images if port.layer == first.name else vectors.values[port.layer]
-        return {"name": port.layer, "shape": list(values.shape[1:]), "lanes": port.lanes,
-                "bits": port.bits, "signed": port.signed,
-                "values": values[:images].reshape(images, -1).tolist()}
-
-    def run(name: str, images: int, stall: float) -> dict[str, Any]:
-        taps = [describe(port, images) for port in circuit.taps]
-        source, result = describe(circuit.s_axis, images), describe(circuit.m_axis, images)
-        assert result["name"] == last.name
-        beats = sum(len(stream["values"][0]) for stream in (source, *taps, result))
-        return {"source": source, "taps": taps, "result": result, "images": images, "seed": seed,
+    def run(number: int, name: str, images: int, stall: float, before: int) -> dict[str, Any]:
+        return {"number": number, "values": vectors.images[:images].reshape(images, -1).tolist(),
+                "lanes": source.lanes, "bits": source.bits, "images": images, "seed": seed,
+                "result_beats": beats_of(network.output.shape, result.lanes),
                 "stall": stall, "longest_stall": 2 * interval + 1,
                 "output": str(folder / f"{name}.json"), "progress": str(folder / "progress"),
+                "played_before": before, "report_every": 1 if beats > 10_000 else 10,
                 "limit": int((images + 8) * (20 * interval + beats * 20 / (1 - stall) + 2000))}
 
-    return {"free": run("free", min(FREE_IMAGES, count), 0.0),
-            "stalled": run("stalled", count, stall)}
+    return {"free": run(0, "free", free_images, 0.0, 0),
+            "stalled": run(1, "stalled", count, stall, free_images)}

@@ -118,8 +118,7 @@ def _zoo_row(path: Path, chip: str, *, interval: int | None = None) -> Row:
     network, provenance = load(path), load_provenance(path)
     accuracy = provenance["accuracy"]
     plan = make_plan(network, fold_for_interval(network, interval) if interval else None)
-    bits = sum(layer.assignment.size * layer.assignment_bits for layer in network.layers
-               if isinstance(layer, Weighted))
+    bits = sum(layer.stored_bits for layer in network.layers if isinstance(layer, Weighted))
     circuits = ", ".join(dict.fromkeys(
         circuit for layer in plan.layers for circuit in (layer.product.value,
                                                          layer.staircase.value)

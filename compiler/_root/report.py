@@ -133,7 +133,9 @@ def _layers(build: Build) -> list[Json]:
     rows = []
     for layer, levels in weighted_layers(build.network):
         entries = len(layer.dictionary)
-        index, value = layer.assignment_bits, value_bits(layer.dictionary)
+        stored, value = layer.stored_bits, value_bits(layer.dictionary)
+        index = (layer.assignment_bits if layer.widths is None  # else their mean
+                 else round(stored / layer.assignment.size, 2))
         shifts = is_shift_add(layer.products(levels))
         fold = folds.get(layer.name)
         positions = prod(build.network.wires[layer.name].shape[:-1])  # of a kernel; else 1
@@ -147,16 +149,17 @@ def _layers(build: Build) -> list[Json]:
             "products": "shift-add" if shifts else "table",
             "table_entries": 0 if shifts else entries * len(levels),
             "multiplications": {"before": layer.assignment.size * positions, "after": 0,
-                                "regrouped": entries * layer.outputs * positions},
+                                "regrouped": entries * layer.outputs * positions
+                                + layer.corrected},
             "fold": {"outputs": fold.integer("outputs"), "inputs": fold.integer("inputs")}
                     if fold else None,
             "estimated_cycles": estimates.integer(layer.name) if estimates else None,
             "memory": {
                 "index_bits": index,
                 "value_bits": value,
-                "assignments": layer.assignment.size * index,
+                "assignments": stored,
                 "dictionary": entries * value,
-                "bits": layer.assignment.size * index + entries * value,
+                "bits": stored + entries * value,
                 "float32_bits": 32 * layer.assignment.size,
             },
         })

@@ -58,7 +58,8 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target], *, seeds: Iter
 
 def stored_bits(build: BuildFolder) -> int:
     """Bits of the assignments that the plan keeps in block RAM."""
-    return sum(layer.assignment.size * max(1, layer.assignment_bits)
+    return sum(layer.stored_bits if layer.widths is not None
+               else layer.assignment.size * max(1, layer.assignment_bits)
                for layer in build.network.layers if isinstance(layer, Weighted)
                and build.plan[layer.name].weights_in.value == "block")
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from nomul.compiler.circuits import shift_clip_terms, sum_terms, threshold_rows
+from nomul.compiler.circuits import shift_clip_terms, sparse_terms, sum_terms, threshold_rows
 from nomul.compiler.network import Dense, Levels, Network
 from nomul.sim.golden import apply_staircase
 from nomul.sim.random_networks import random_network
@@ -19,14 +19,38 @@ def hidden_layers() -> list[tuple[Network, Dense, Levels]]:
 
 
 def test_moved_constants_give_the_same_accumulators() -> None:
+    found = 0
     for network, layer, levels in hidden_layers():
         terms = sum_terms(network, layer)
         codes = np.random.default_rng(0).integers(0, len(levels), (20, layer.fan_in))
         sums = terms.products[layer.assignment[None], codes[:, None]].sum(axis=2)
         direct = layer.products(levels)[layer.assignment[None], codes[:, None]].sum(axis=2)
+        if sparse := sparse_terms(layer, levels):
+            found += 1
+            table = np.array(sparse.table)
+            sums += np.array([[sum(weight * table[vector[place]] for place, weight in row)
+                               for row in sparse.rows] for vector in codes])
+            direct = levels.values[codes] @ layer.weights.T
+            assert table[0] == 0
         assert (sums + terms.offsets == direct + layer.bias).all()
         assert (terms.low <= sums).all() and (sums <= terms.high).all()
         assert not terms.products[:, 0].any()
+    assert found > 20
+
+
+def test_ranges_of_corrected_sums_are_exact() -> None:
+    for network, layer, levels in hidden_layers():
+        if sparse := sparse_terms(layer, levels):
+            low, high = layer.accumulators(levels)
+            terms, weights, values = sum_terms(network, layer), layer.weights, levels.values
+            for ends, moved, sign in ((low, terms.low, -1), (high, terms.high, 1)):
+                codes = np.where(sign * weights > 0, len(values) - 1, 0)
+                sums = (weights * values[codes]).sum(axis=1) + layer.bias
+                assert (sums == ends).all() and (sums - terms.offsets == moved).all()
+            table = np.array(sparse.table)
+            reach = [[sum(weight * (table.max() if sign * weight > 0 else 0) for _, weight in row)
+                      for row in sparse.rows] for sign in (-1, 1)]
+            assert sparse.range() == (min(reach[0]), max(reach[1]))
 
 
 def test_shifts_are_found_where_they_exist_and_only_there() -> None:

@@ -1,17 +1,25 @@
 # amaranth: UnusedElaboratable=no
 """The law: for every network and every legal plan, hardware == golden, whatever stalls."""
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.hdl import Fragment
 
+from nomul.compiler import lower as lowering
 from nomul.compiler.lower import lower_body
-from nomul.compiler.network import Dense, Integers, Network
-from nomul.compiler.plan import intervals
-from nomul.compiler.planner import make_plan
+from nomul.compiler.network import Dense, Flatten, Input, Integers, Levels, Network, Weighted
+from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.planner import fold_for_interval, make_plan
+from nomul.hw.chain import Chain
+from nomul.hw.lanewise import LanewiseSums
+from nomul.hw.packed import PackedCycle
+from nomul.hw.sparse import walk
 from nomul.hw.stream import beats
 from nomul.sim.bench import measure, transfer
 from nomul.sim.golden import run
+from nomul.sim.random_images import random_image_network
 from nomul.sim.random_networks import random_network, random_plan
 
 
@@ -57,7 +65,8 @@ def test_the_law_can_be_broken() -> None:
     """One weight off by an entry is seen."""
     network = next(n for n in map(random_network, range(100))
                    if isinstance(n.output, Integers) and isinstance(n.layers[-1], Dense)
-                   and len(set(n.layers[-1].dictionary.tolist())) > 3 and len(n.layers) > 3)
+                   and len(set(n.layers[-1].dictionary.tolist())) > 3 and len(n.layers) > 3
+                   and n.layers[-1].widths is None)
     images = random_images(network, 12, 3)
     layer = network.layers[-1]
     assert isinstance(layer, Dense)
@@ -69,6 +78,120 @@ def test_the_law_can_be_broken() -> None:
     golden = run(network, images).output.reshape(12, -1)
     assert (run(broken, images).output.reshape(12, -1) != golden).any(), "a change that matters"
     assert (simulate(broken, 3, images) != golden).any()
+
+
+def test_the_law_covers_widths() -> None:
+    widths = {width for network in map(random_network, range(60)) for layer in network.layers
+              if isinstance(layer, Weighted) and layer.widths is not None
+              for width in layer.widths.tolist()}
+    assert widths == {0, 1, 2, 3, 4}
+
+
+def test_the_law_covers_corrections() -> None:
+    layers = [layer for network in map(random_network, range(60)) for layer in network.layers
+              if isinstance(layer, Dense) and layer.corrections is not None]
+    missing = [set(range(layer.outputs)) - {*layer.corrections[:, 0].tolist()}  # type: ignore[index]
+               for layer in layers]
+    assert len(layers) > 20 and any(missing) and not all(missing)
+
+
+def test_a_wrong_correction_is_seen() -> None:
+    network = next(n for n in map(random_network, range(200)) if isinstance(n.output, Integers)
+                   and isinstance(n.layers[-1], Dense) and n.layers[-1].corrections is not None)
+    images = random_images(network, 12, 3)
+    layer = network.layers[-1]
+    assert isinstance(layer, Dense) and layer.corrections is not None
+    wrong = layer.corrections.copy()
+    wrong[0, 2] += 1 if wrong[0, 2] != -1 else 2
+    broken = Network(name=network.name, layers=(*network.layers[:-1],
+                                                replace(layer, corrections=wrong)))
+    golden = run(network, images).output.reshape(12, -1)
+    assert (simulate(network, 3, images) == golden).all()
+    assert (simulate(broken, 3, images) != golden).any()
+
+
+def corrected(outputs: int, inputs: int, count: int, largest: int, *, clustered: bool) -> Network:
+    """A layer with so many corrections: at any place, or in the first outputs."""
+    rng = np.random.default_rng([outputs, count])
+    places = np.sort(rng.choice(inputs * (outputs // 4 if clustered else outputs), count,
+                                replace=False))
+    values = rng.integers(1, largest + 1, count) * rng.choice([-1, 1], count)
+    levels = Levels.uniform(4)
+    layer = Dense(name="dense", inputs=("flat",), dictionary=[-4, 0, 1, 2],
+                  assignment=rng.integers(0, 4, (outputs, inputs)), bias=np.zeros(outputs, int),
+                  corrections=np.stack([places // inputs, places % inputs, values], axis=1))
+    return Network(name="corrected", layers=(
+        Input(name="pixels", shape=(1, 1, inputs), levels=levels),
+        Flatten(name="flat", inputs=("pixels",)), layer))
+
+
+def measured_interval(network: Network, plan: Plan) -> float:
+    """Cycles of an image where none has to wait outside."""
+    body = lower_body(network, plan)
+    per_image = beats(network.output.shape[0], body.o.payload.shape().length)
+    images = random_images(network, 16, 1)
+    cycles = measure(body, pixel_beats(images, plan.input_lanes), 16 * per_image)
+    ends = cycles[per_image - 1::per_image]
+    return (ends[-1] - ends[7]) / 8
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("count, largest", [(1, 1), (8, 9), (20, 60), (40, 120)])
+@pytest.mark.parametrize("fold", [(12, 1), (3, 2), (4, 24), (12, 24), (12, 4), (1, 4), (5, 7)])
+def test_corrections_slow_a_layer_only_where_their_walk_is_longer(
+        fold: tuple[int, int], count: int, largest: int, clustered: bool) -> None:
+    network = corrected(12, 24, count, largest, clustered=clustered)
+    plan = make_plan(network, {"dense": fold}, input_lanes=24)
+    layer = network["dense"]
+    assert isinstance(layer, Dense)
+    rows = [[(place, value) for output, place, value in layer.corrections.tolist()  # type: ignore[union-attr]
+             if output == number] for number in range(12)]
+    dense = beats(12, fold[0]) * beats(24, fold[1])
+    assert intervals(plan, network)["dense"] == max(dense, len(walk(rows)))
+    assert measured_interval(network, plan) == intervals(plan, network)["dense"]
+
+
+def test_no_lanes_are_spent_on_what_a_walk_makes_slow() -> None:
+    network = corrected(12, 24, 40, 120, clustered=False)
+    walked = intervals(make_plan(network, default=(12, 24)), network)["dense"]
+    outputs, inputs = fold_for_interval(network, 10)["dense"]
+    assert 12 * 24 // 3 < walked < 12 * 24 // 2 and outputs * inputs == 3
+    assert intervals(make_plan(network, {"dense": (outputs, inputs)}), network)["dense"] == walked
+
+
+def test_a_shorter_queue_would_slow_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = corrected(12, 24, 12, 9, clustered=True)
+    plan = make_plan(network, {"dense": (6, 2)}, input_lanes=24)
+    assert measured_interval(network, plan) == intervals(plan, network)["dense"] == 25
+    monkeypatch.setattr(lowering, "_SPARE_BEATS", 1 - 12)
+    assert measured_interval(network, plan) > 25
+
+
+@pytest.mark.parametrize("make", [random_network, random_image_network])
+def test_memories_hold_the_stored_bits_and_no_more(make: Callable[[int], Network]) -> None:
+    """Under any folding, also where lanes are absent; in one memory rounded up to a word."""
+    found = 0
+    for seed in range(40):
+        network = make(seed)
+        layers = [layer for layer in network.layers
+                  if isinstance(layer, Weighted) and layer.widths is not None]
+        if not layers:
+            continue
+        body = lower_body(network, random_plan(network, seed))
+        Fragment.get(body, None)  # Amaranth warns of components that are never used
+        for layer in layers:
+            part = body.parts[layer.name]
+            parts = part.parts if isinstance(part, Chain) else {"dots": part}
+            engine = parts.get("dots") or parts["sums"]
+            table = engine.weights()
+            Fragment.get(table, None)
+            if isinstance(table, PackedCycle):
+                found += 1
+                spare = table.stored_bits - layer.stored_bits
+                assert 0 <= spare < (table.columns[0][0] if table.stacked else 1)
+            else:
+                assert isinstance(engine, LanewiseSums) and len(table.rows) == 1
+    assert found > 20
 
 
 @pytest.mark.parametrize("fold", [(1, 1), (2, 3), (4, 2), (3, 5), (8, 9)])

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from nomul.compiler.errors import DataError, ModelError, NomulError
-from nomul.compiler.network import Network
+from nomul.compiler.network import Dense, Network, Weighted
 from nomul.compiler.storage import load, load_provenance, save
 from nomul.sim.random_networks import random_network
 
@@ -60,13 +60,57 @@ def nan_dictionary(header: Any, arrays: Any) -> None:
 ])
 def test_changed_files_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "net.nomul"
-    network = next(n for n in map(random_network, range(99))
-                   if isinstance(n, Network) and len(getattr(n.layers[2], "dictionary", ())) == 8)
+    network = next(n for n in map(random_network, range(99)) if isinstance(n, Network)
+                   and isinstance(n.layers[2], Dense) and len(n.layers[2].dictionary) == 8
+                   and n.layers[2].widths is None)
     save(network, path)
     rewrite(path, change)
     with pytest.raises(ModelError, match=re.escape(message)) as caught:
         load(path)
     assert str(caught.value).startswith(f"network file '{path}'")
+
+
+def has_widths(network: Network) -> bool:
+    return any(layer.widths is not None for layer in network.layers
+               if isinstance(layer, Weighted))
+
+
+def has_corrections(network: Network) -> bool:
+    return any(layer.corrections is not None for layer in network.layers
+               if isinstance(layer, Weighted))
+
+
+@pytest.mark.parametrize("widths, corrections, version", [
+    (False, False, 1), (True, False, 2), (False, True, 3), (True, True, 3)])
+def test_only_files_with_what_is_new_have_the_new_version(
+        tmp_path: Path, widths: bool, corrections: bool, version: int) -> None:
+    """Older versions of nomul read the others, and say of these that they are too new."""
+    network = next(n for n in map(random_network, range(99))
+                   if (has_widths(n), has_corrections(n)) == (widths, corrections))
+    save(network, tmp_path / "net.nomul")
+    with safe_open(tmp_path / "net.nomul", framework="numpy") as file:
+        header = json.loads(file.metadata()["nomul"])
+    assert header["version"] == version
+    assert ("widths" in json.dumps(header)) is widths
+    assert ("corrections" in json.dumps(header)) is corrections
+    assert load(tmp_path / "net.nomul") == network
+
+
+def test_files_of_version_1_can_name_what_is_left_out(tmp_path: Path) -> None:
+    """As the first releases wrote them."""
+    path = tmp_path / "net.nomul"
+    network = next(n for n in map(random_network, range(99)) if not has_widths(n)
+                   and not has_corrections(n))
+    save(network, path)
+
+    def name_all(header: Any, arrays: Any) -> None:
+        for layer in header["network"]["layers"]:
+            if layer["type"] == "Dense":
+                layer.setdefault("table", None)
+                layer.setdefault("staircase", None)
+
+    rewrite(path, name_all)
+    assert load(path) == network
 
 
 def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:

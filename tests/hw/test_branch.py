@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""Fork, Queue and AddStreams against lists and NumPy."""
+"""Fork, Queue, AddStreams and AddSums against lists and NumPy."""
 import random
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from nomul.boards.targets import target
 from nomul.boards.yosys import make_netlist
-from nomul.hw.branch import AddStreams, Fork, Queue
+from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
 from nomul.sim.bench import measure, transfer
 from nomul.sim.formal import prove_streams
 
@@ -205,8 +205,28 @@ def test_sum_latency_and_rate() -> None:
     assert [cycle for _, cycle in taken["o"]] == list(range(dut.latency, dut.latency + 20))
 
 
-def test_takes_both_or_none() -> None:
-    dut = AddStreams([range(4), range(4)], lanes=1)
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("widths", [(4, 4, 5), (8, 3, 9), (2, 8, 8), (8, 8, 4)])
+def test_sums_of_integers_wrap_around_in_their_shape(widths: Sequence[int], lanes: int) -> None:
+    rng = np.random.default_rng([lanes, *widths])
+    sums = [rng.integers(-(1 << width - 1), 1 << width - 1, (50, lanes)) for width in widths[:2]]
+    for values, width in zip(sums, widths, strict=False):
+        values[0], values[1] = -(1 << width - 1), (1 << width - 1) - 1
+    half = 1 << widths[2] - 1
+    expected = (sums[0] + sums[1] + half) % (2 * half) - half
+
+    dut = AddSums([signed(width) for width in widths[:2]], signed(widths[2]), lanes=lanes)
+    taken = play(dut, {f"i_{n}": values.tolist() for n, values in enumerate(sums)}, {"o": 50},
+                 seed=lanes, stalls={"i_0": 0.3, "i_1": 0.5, "o": 0.3})
+    assert [list(beat) for beat in payloads(taken["o"])] == expected.tolist()
+    taken = play(dut, {"i_0": [[1] * lanes] * 20, "i_1": [[0] * lanes] * 20}, {"o": 20})
+    assert [cycle for _, cycle in taken["o"]] == list(range(dut.latency, dut.latency + 20))
+
+
+@pytest.mark.parametrize("dut", [AddStreams([range(4), range(4)], lanes=1),
+                                 AddSums([signed(4), signed(4)], signed(5), lanes=1)],
+                         ids=lambda dut: type(dut).__name__)
+def test_takes_both_or_none(dut: Any) -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         for first, second, empty in np.ndindex(2, 2, 2):
@@ -271,8 +291,10 @@ class Seen(wiring.Component):  # type: ignore[misc]
     Seen(Fork(2, 3), "i", "o_1"),
     Seen(AddStreams([range(4), [0, 3]], lanes=2), "i_0", "o"),
     Seen(AddStreams([range(4), [0, 3]], lanes=2), "i_1", "o"),
+    Seen(AddSums([signed(2), signed(3)], signed(3), lanes=2), "i_1", "o"),
     *(Queue(2, depth) for depth in (1, 2, 4, 5)),
-], ids=["fork", "sum of the first", "sum of the second", *(f"queue of {n}" for n in (1, 2, 4, 5))])
+], ids=["fork", "sum of the first", "sum of the second", "sum of integers",
+        *(f"queue of {n}" for n in (1, 2, 4, 5))])
 def test_holds_while_stalled(dut: Any, tmp_path: Path) -> None:
     assert prove_streams(dut, tmp_path, depth=12)
 
@@ -348,6 +370,12 @@ def test_the_benches_can_fail() -> None:
     (lambda: AddStreams([[0, 1], []], lanes=1),
      "There must be two tables of at least one integer each"),
     (lambda: AddStreams([[0], [0]], lanes=0), "Number of lanes must be at least 1, not 0"),
+    (lambda: AddSums([signed(2)], signed(3), lanes=1),
+     "There must be two shapes of elements, not 1"),
+    (lambda: AddSums([signed(2), unsigned(2)], signed(3), lanes=1),
+     "Shapes of integers must be signed, not unsigned(2)"),
+    (lambda: AddSums([signed(2), signed(2)], signed(3), lanes=0),
+     "Number of lanes must be at least 1, not 0"),
 ])
 def test_parameters_are_checked(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

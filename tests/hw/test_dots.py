@@ -15,18 +15,25 @@ from nomul.hw.table import Storage
 from nomul.sim.bench import measure, transfer
 
 POW2 = np.outer([0, 1, -1, 2, -2, 4, -8], np.arange(16))
+# Slopes whose sign and shift fill an index, start above 1, repeat, or are all of one sign.
+FULL = np.outer([-8, -4, -2, -1, 0, 1, 2, 4], np.arange(8))
+SHIFTED = np.outer([16, -32, 64, 16, -16], np.arange(4))
+REPEATED = np.outer([0, 1, -1, 0, 1], np.arange(4))
+NEGATIVE = np.outer([-1, -2, -4, -8, -1], np.arange(8))
+# A sign and a shift take more bits than an index.
+FAR = np.outer([0, 1, -64], np.arange(4))
 ANY = np.outer([3, -7, 11, 0, 5], np.arange(8)) // 2  # rounded: no product of two numbers
 
 
 def engine(circuit: type[Products], table: Any, weights: Any, lanes: int, inputs: int,
-           storage: Storage = Storage.LOGIC) -> DotProducts:
+           storage: Storage = Storage.LOGIC, packed: Any = None) -> DotProducts:
     options = {"storage": storage} if circuit is TableProducts else {}
     products = circuit(table.tolist(), lanes=lanes, inputs=inputs, **options)
     peak = int(np.abs(table).max()) * weights.shape[1]
     chunks = beats(weights.shape[1], inputs)
     o_lanes = next(n for n in range(1, lanes + 1) if lanes % n == 0 and n * chunks >= lanes)
     return DotProducts(products, weights.tolist(), o_lanes=o_lanes, storage=storage,
-                       acc_shape=signed_range(-peak, peak))
+                       acc_shape=signed_range(-peak, peak), packed=packed)
 
 
 def in_chunks(vectors: Any, dut: DotProducts) -> list[list[int]]:
@@ -44,6 +51,9 @@ def products(table: Any, weights: Any, vectors: Any) -> Any:
 
 @pytest.mark.parametrize("circuit, table, storage", [
     (ShiftAddProducts, POW2, Storage.LOGIC), (TableProducts, POW2, Storage.LOGIC),
+    (ShiftAddProducts, FULL, Storage.BLOCK), (ShiftAddProducts, SHIFTED, Storage.LOGIC),
+    (ShiftAddProducts, REPEATED, Storage.LOGIC), (ShiftAddProducts, NEGATIVE, Storage.LOGIC),
+    (ShiftAddProducts, FAR, Storage.LOGIC),
     (TableProducts, ANY, Storage.LOGIC), (TableProducts, ANY, Storage.BLOCK),
     (ShiftAddProducts, POW2[:1], Storage.BLOCK), (TableProducts, ANY[1:3, :2], Storage.LOGIC)])
 @pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
@@ -65,6 +75,46 @@ def test_sums_are_exact(circuit: type[Products], table: Any, storage: Storage, o
     assert sums.tolist() == products(table, weights, vectors).tolist()
 
 
+@pytest.mark.parametrize("circuit, storage", [
+    (ShiftAddProducts, Storage.LOGIC), (ShiftAddProducts, Storage.BLOCK),
+    (TableProducts, Storage.LOGIC), (TableProducts, Storage.BLOCK)])
+@pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
+    (1, 1, 1, 1), (5, 7, 1, 1), (5, 7, 2, 3), (6, 4, 6, 4), (7, 9, 3, 2), (4, 8, 2, 8),
+    (9, 9, 4, 9)])
+def test_sums_are_exact_where_every_output_has_its_width(
+        circuit: type[Products], storage: Storage, outputs: int, inputs: int, lanes: int,
+        at_once: int) -> None:
+    rng = np.random.default_rng([outputs, inputs, lanes])
+    widths = rng.integers(0, 5, (outputs, 1))
+    weights = (1 << widths) + rng.integers(0, 1 << widths, (outputs, inputs))
+    values = rng.choice([0, 1, -1, 2, -2, 4, -8], 32) if circuit is ShiftAddProducts else (
+        rng.integers(-9, 10, 32))
+    table = np.outer(values, np.arange(8))
+    packed = rng.integers(0, 32, 32)  # some numbers stand for the same entry
+    vectors = rng.integers(0, 8, (5, inputs))
+    dut = engine(circuit, table, weights, lanes, at_once, storage, packed)
+
+    per_vector = beats(outputs, dut.o_lanes)
+    got = transfer(dut, in_chunks(vectors, dut), 5 * per_vector, seed=inputs)
+    sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
+    assert sums.tolist() == products(table[packed], weights, vectors).tolist()
+
+
+@pytest.mark.parametrize("storage", Storage)
+@pytest.mark.parametrize("lanes, at_once", [(1, 1), (2, 4), (8, 8)])
+def test_takes_a_beat_every_cycle_where_every_output_has_its_width(
+        lanes: int, at_once: int, storage: Storage) -> None:
+    rng = np.random.default_rng(lanes)
+    widths = rng.integers(0, 3, (8, 1))
+    weights = (1 << widths) + rng.integers(0, 1 << widths, (8, 16))
+    dut = engine(ShiftAddProducts, FULL, weights, lanes, at_once, storage, range(8))
+    vectors = rng.integers(0, 8, (4, 16))
+    cycles = measure(dut, in_chunks(vectors, dut), 4 * beats(8, dut.o_lanes))
+    first = [cycles[n * beats(8, dut.o_lanes)] for n in range(4)]
+    assert np.diff(first).tolist() == [dut.chunks * dut.groups] * 3
+    assert first[0] == dut.chunks - 1 + dut.latency + 2  # and two cycles to fetch the first weights
+
+
 @pytest.mark.parametrize("lanes, at_once", [(1, 1), (2, 4), (4, 1), (8, 8)])
 def test_takes_a_beat_every_cycle(lanes: int, at_once: int) -> None:
     rng = np.random.default_rng(lanes)
@@ -75,6 +125,19 @@ def test_takes_a_beat_every_cycle(lanes: int, at_once: int) -> None:
     first = [cycles[n * beats(8, dut.o_lanes)] for n in range(4)]
     assert np.diff(first).tolist() == [interval] * 3
     assert first[0] == dut.chunks - 1 + dut.latency + 1  # and a cycle to fetch the first weights
+
+
+@pytest.mark.parametrize("table, split", [
+    (POW2, True), (FULL, True), (SHIFTED, True), (REPEATED, True), (NEGATIVE, True), (FAR, False),
+    (POW2[:1], False)])
+def test_weights_are_held_as_sign_and_shift_where_that_takes_no_more_bits(
+        table: Any, split: bool) -> None:
+    products = ShiftAddProducts(table.tolist(), lanes=1, inputs=1)
+    assert products.split == split
+    # Entries share a word only if they are equal, and every word fits the index.
+    words = dict(zip(products.encoding, products.slopes, strict=True))
+    assert [words[word] for word in products.encoding] == list(products.slopes)
+    assert max(words) < 1 << products.index_shape.width
 
 
 def test_slopes_are_found_only_where_they_are_exact() -> None:

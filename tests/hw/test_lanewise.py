@@ -24,12 +24,12 @@ ONE = np.arange(16)[None]
 
 
 def engine(circuit: type[Products], table: Any, weights: Any, lanes: int,
-           storage: Storage = Storage.LOGIC) -> LanewiseSums:
+           storage: Storage = Storage.LOGIC, packed: Any = None) -> LanewiseSums:
     options = {"storage": storage} if circuit is TableProducts else {}
     peak = int(np.abs(table).max()) * weights.shape[1]
     products = [circuit(table.tolist(), lanes=1, inputs=1, **options) for _ in range(lanes)]
     return LanewiseSums(products, weights.tolist(), acc_shape=signed_range(-peak, peak),
-                        storage=storage)
+                        storage=storage, packed=packed)
 
 
 def in_words(codes: Any, lanes: int, absent: int = 1) -> list[list[int]]:
@@ -65,6 +65,26 @@ def test_sums_are_exact(circuit: type[Products], table: Any, storage: Storage, c
     assert channels_of(got, 6, channels).tolist() == sums.tolist()
 
 
+@pytest.mark.parametrize("circuit, storage", [
+    (ShiftAddProducts, Storage.BLOCK), (TableProducts, Storage.LOGIC)])
+@pytest.mark.parametrize("widths, taps, lanes", [
+    ([2], 1, 1), ([0], 9, 1), ([0, 0, 0], 4, 2), ([1, 2, 0, 1], 1, 2), ([2, 0, 1, 1, 2, 2], 4, 3),
+    ([0, 1, 2, 0, 2], 9, 4)])
+def test_sums_are_exact_where_every_channel_has_its_width(
+        circuit: type[Products], storage: Storage, widths: list[int], taps: int, lanes: int,
+        ) -> None:
+    rng = np.random.default_rng([len(widths), taps, lanes])
+    table = np.outer([0, -8, 1, 0, 4, -1, 2, 2], np.arange(16))
+    firsts = 1 << np.array(widths)[:, None]
+    weights = firsts + rng.integers(0, firsts, (len(widths), taps))
+    codes = rng.integers(0, 16, (6, taps, len(widths)))
+    packed = [5, 1, 0, 7, 3, 4, 4, 2]
+    dut = engine(circuit, table, weights, lanes, storage, packed)
+    got = transfer(dut, in_words(codes, lanes), 6 * beats(len(widths), lanes), seed=taps)
+    sums = table[packed][weights.T[None], codes].sum(axis=1)
+    assert channels_of(got, 6, len(widths)).tolist() == sums.tolist()
+
+
 @pytest.mark.parametrize("channels, taps, lanes", [
     (1, 1, 1), (1, 4, 1), (4, 1, 2), (6, 4, 3), (5, 9, 4), (2, 25, 4)])
 @pytest.mark.parametrize("bits", [1, 4])
@@ -91,7 +111,8 @@ def test_takes_a_beat_every_cycle(make: Any, fetches: int, taps: int) -> None:
 
 def test_equal_weights_take_no_memory() -> None:
     assert engine(ShiftAddProducts, ONE, np.zeros((9, 4), int), 2).words() == [0]
-    assert engine(ShiftAddProducts, POW2, np.full((4, 9), 3), 2).words() == [0b011_011]
+    # Entry 3 is 2: a positive sign and a shift by 1.
+    assert engine(ShiftAddProducts, POW2, np.full((4, 9), 3), 2).words() == [0b001_001]
     # The last word of channels has an absent lane, whose weight is 0.
     assert len(engine(ShiftAddProducts, POW2, np.full((3, 9), 3), 2).words()) == 18
 

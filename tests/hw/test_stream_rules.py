@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 """Every streaming component keeps the stream rules, whatever its neighbours do."""
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from nomul.hw.chain import Chain
 from nomul.hw.dots import DotProducts
 from nomul.hw.product import ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
+from nomul.hw.sparse import SparseDots
 from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
 from nomul.hw.stream import Regroup
 from nomul.hw.table import Storage
@@ -26,6 +28,17 @@ def dots(products: Any) -> DotProducts:
                        o_lanes=1, storage=Storage.LOGIC)
 
 
+def packed_dots(storage: Storage) -> DotProducts:
+    products = ShiftAddProducts([[0, 1], [0, -1], [0, -2]], lanes=2, inputs=1)
+    return DotProducts(products, [[2, 3, 3], [1, 1, 1], [3, 2, 3]], acc_shape=signed(4), o_lanes=1,
+                       storage=storage, packed=[0, 0, 1, 2])
+
+
+def sparse_dots(table: Sequence[int], *, lanes: int) -> SparseDots:
+    return SparseDots(table, [[(0, 3)], [], [(1, -2), (2, 1)]], inputs=3, lanes=lanes,
+                      acc_shape=signed(4), storage=Storage.LOGIC)
+
+
 @pytest.mark.parametrize("dut", [
     Regroup(2, i_lanes=1, o_lanes=2, length=3),
     Regroup(2, i_lanes=2, o_lanes=1, length=3),
@@ -33,6 +46,10 @@ def dots(products: Any) -> DotProducts:
     Replay(2, length=2, repeats=2, depth=4),
     dots(ShiftAddProducts(TABLE, lanes=2, inputs=1)),
     dots(TableProducts(TABLE, lanes=2, inputs=2, storage=Storage.LOGIC)),
+    packed_dots(Storage.LOGIC),
+    packed_dots(Storage.BLOCK),
+    sparse_dots(range(2), lanes=1),
+    sparse_dots([0, 3, -1], lanes=2),
     Offset(signed(3), signed(4), offsets=[1, 2, 3], lanes=1, negate=False, storage=Storage.LOGIC),
     ShiftClip(signed(4), shift=1, codes=3, lanes=1),
     Comparators(signed(3), [[0, 2], [1, 1]], falling=[False, True], lanes=1,
@@ -56,3 +73,18 @@ def test_the_proof_can_fail(tmp_path: Path) -> None:
             return m
 
     assert not prove_streams(Overwrites(signed(3), lanes=1, length=3), tmp_path)
+
+
+def test_the_proof_of_sparse_sums_can_fail(tmp_path: Path) -> None:
+    class Passing(SparseDots):
+        """Shows sums in between."""
+
+        def elaborate(self, platform: object) -> Module:
+            m = super().elaborate(platform)
+            with m.If(self.i.valid):
+                m.d.sync += self.o.payload[0].eq(~self.o.payload[0])
+            return m
+
+    dut = sparse_dots(range(2), lanes=1)
+    assert not prove_streams(Passing(dut.table, dut.rows, inputs=3, lanes=1, acc_shape=signed(4),
+                                     storage=Storage.LOGIC), tmp_path)

@@ -7,12 +7,14 @@ import pytest
 
 from nomul.compiler.emit import Emitted, emit
 from nomul.compiler.errors import DataError
+from nomul.compiler.layers import Conv2d, Input
 from nomul.compiler.network import Dense, Network
-from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.plan import Plan, intervals, plan_stages
 from nomul.compiler.planner import fold_for_interval, make_plan
 from nomul.compiler.quantize.datasets import load as load_data
 from nomul.compiler.storage import load
-from nomul.sim.random_images import random_image_network
+from nomul.compiler.values import Levels
+from nomul.sim.random_images import random_image_network, residual_network
 from nomul.sim.random_networks import random_network, random_plan
 from nomul.sim.vectors import Vectors, make_vectors
 from nomul.sim.verilator import Simulation, simulate
@@ -128,3 +130,42 @@ def test_random_image_networks_under_random_plans(seed: int) -> None:
     vectors = make_vectors(network, images, None, source="random")
     result = simulate(network, plan, emit(network, plan), vectors, stall=0.5, seed=seed)
     assert (result.mismatches, result.first_difference) == (0, None)
+
+
+def test_vectors_of_a_result_may_end_in_a_beat_with_absent_lanes() -> None:
+    """A convolution of 5 outputs, 3 at once: 2 beats for each of its positions."""
+    rng = np.random.default_rng(0)
+    network = Network(name="image_to_image", layers=(
+        Input(name="pixels", shape=(3, 4, 1), levels=Levels.uniform(4)),
+        Conv2d(name="conv", inputs=("pixels",), dictionary=[-2, -1, 1, 2],
+               assignment=rng.integers(0, 4, (5, 1, 1, 1)), bias=[0, 1, 2, 3, 4])))
+    plan = make_plan(network, {"conv": (3, 1)})
+    assert plan_stages(plan, network)["conv"].gives.lanes == 3
+    vectors = make_vectors(network, rng.integers(0, 4, (4, 3, 4, 1)), None, source="random")
+    result = simulate(network, plan, emit(network, plan), vectors)
+    assert (result.mismatches, result.classes) == (0, vectors.classes.tolist())
+
+
+def prove_residual(network: Network, cycles: int, count: int) -> None:
+    """Bit-exact, and as fast as a plan for an interval of ``cycles`` says."""
+    plan = make_plan(network, fold_for_interval(network, cycles))
+    images = np.random.default_rng(0).integers(0, 256, (count, *network.input.shape))
+    vectors = make_vectors(network, images, None, source="random")
+    steps: list[tuple[str, int, int]] = []
+    result = simulate(network, plan, emit(network, plan), vectors,
+                      progress=lambda *step: steps.append(step))
+    assert (result.images, result.mismatches, result.first_difference) == (count, 0, None)
+    assert result.classes == vectors.classes.tolist()
+    assert result.interval <= 1.05 * result.ideal_interval <= 1.05 * cycles
+    assert [step for step in steps if step[0] == "simulate"][-1] == (
+        "simulate", count + min(count, 6), count + min(count, 6))
+
+
+def test_a_residual_network_is_bit_exact() -> None:
+    prove_residual(residual_network(0), 5_000, 4)
+
+
+@pytest.mark.full
+def test_resnet20_is_bit_exact_at_800_inferences_a_second() -> None:
+    network = residual_network(0, blocks=(3, 3, 3), channels=(16, 32, 64), side=32, depth=10)
+    prove_residual(network, 50_000_000 // 800, 4)
