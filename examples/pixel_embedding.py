@@ -21,9 +21,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
+from nomul.compiler.quantize.constraints import PowerOfTwo
 from nomul.compiler.quantize.embedding import PixelEmbedding
+from nomul.compiler.quantize.methods import LutqMethod
 from nomul.compiler.quantize.nets import ResidualNet, resnet20
-from nomul.compiler.quantize.recipes import Recipe, constraint_from_names, recipe_of
+from nomul.compiler.quantize.recipes import Recipe, recipe_of
 from nomul.compiler.quantize.training import fit
 
 
@@ -58,8 +60,8 @@ def main(folder: Path, names: tuple[str, ...], epochs: int, seed: int) -> None:
             tasks = {stage: bars.add_task(f"{name}, {stage}", total=epochs, text="")
                      for stage in ("float", "lutq")}
             fitted = fit(
-                variants()[name], constraint_from_names("pow2", 4), seed=seed, epochs=epochs,
-                checkpoint=folder / f"{name}.ckpt",
+                variants()[name], LutqMethod(constraint=PowerOfTwo(bits=4)), seed=seed,
+                epochs=epochs, checkpoint=folder / f"{name}.ckpt",
                 progress=lambda stage, done, _all, text, tasks=tasks, bars=bars: bars.update(
                     tasks[stage], completed=done, text=text))
         (folder / f"{name}.json").write_text(json.dumps(fitted.provenance, indent=1))

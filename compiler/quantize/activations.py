@@ -1,4 +1,4 @@
-"""Uniform codes of activations: their step is a power of two, their rounding exact."""
+"""Codes of activations: uniform ones, whose step is a power of two and whose rounding is exact."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["QuantizedAverage", "QuantizedIdentity", "QuantizedInput", "QuantizedReLU", "Uniform"]
+from nomul.compiler.quantize.staircases import Quantizer
+
+__all__ = [
+    "Quantized",
+    "QuantizedAverage",
+    "QuantizedIdentity",
+    "QuantizedInput",
+    "QuantizedReLU",
+    "QuantizedReLU6",
+    "Uniform",
+]
 
 # Values that calibration looks at; of more, every n-th.
 _SAMPLE = 1 << 20
@@ -32,21 +42,46 @@ class _Round(torch.autograd.Function):
         return inside, None, None, None
 
 
-class Uniform(nn.Module):
-    """Levels ``low * step`` to ``(low + 2**bits - 1) * step``; the base of all codes here.
+class Quantized(nn.Module):
+    """Gives levels of codes, integers times ``2**exponent``; the base of all such modules."""
+
+    signed = False
+    """Whether levels may be negative."""
+
+    def __init__(self, exponent: int) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    @property
+    def step(self) -> float:
+        """What all levels are multiples of, a power of two."""
+        return math.ldexp(1.0, self.exponent)
+
+    def quantizer(self) -> Quantizer:
+        """What it does in eval mode and float64, exactly."""
+        raise TypeError(f"{type(self).__name__} does not say how it makes codes")
+
+    def get_extra_state(self) -> Tensor:
+        """The exponent, which stays on the host: a GPU never waits for it."""
+        return torch.tensor(self.exponent)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what `get_extra_state` gave."""
+        self.exponent = int(state)
+
+
+class Uniform(Quantized):
+    """Levels ``low * step`` to ``(low + 2**bits - 1) * step``; the base of all uniform codes.
 
     Level ``n * step`` is taken where ``floor(x / step + 1/2) = n``, clipped to the levels
     there are: halves round up, so that it begins exactly at ``(n - 1/2) * step``.
     """
 
-    signed = False
-
     def __init__(self, bits: int, exponent: int = 0) -> None:
-        super().__init__()
         if not 1 + self.signed <= bits <= 8:
             raise ValueError(f"bits of a code must be {1 + self.signed} to 8, not {bits!r}")
+        super().__init__(exponent)
         self.bits = bits
-        self.exponent = exponent
 
     @property
     def low(self) -> int:
@@ -58,18 +93,8 @@ class Uniform(nn.Module):
         """The highest level, in steps."""
         return self.low + (1 << self.bits) - 1
 
-    @property
-    def step(self) -> float:
-        """Distance of two levels, a power of two."""
-        return math.ldexp(1.0, self.exponent)
-
-    def get_extra_state(self) -> Tensor:
-        """The exponent, which stays on the host: a GPU never waits for it."""
-        return torch.tensor(self.exponent)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take what `get_extra_state` gave."""
-        self.exponent = int(state)
+    def quantizer(self) -> Quantizer:
+        return Quantizer.uniform(self.low, self.top, self.exponent)
 
     def forward(self, values: Tensor) -> Tensor:
         """Nearest levels of ``values``, of the same shape."""
@@ -85,7 +110,7 @@ class Uniform(nn.Module):
         peak = float(wanted.abs().max())
         if peak == 0:
             return
-        coarsest = math.ceil(math.log2(peak / self.top))
+        coarsest = math.ceil(math.log2(peak / (self.low + (1 << self.bits) - 1)))
         errors = {}
         for exponent in range(coarsest, coarsest - self.bits - 1, -1):
             self.exponent = exponent
@@ -127,6 +152,31 @@ class QuantizedReLU(Uniform):
     exponent : int
         Exponent of the step; `calibrate` chooses it.
     """
+
+
+class QuantizedReLU6(QuantizedReLU):
+    """`QuantizedReLU` without the levels above a limit.
+
+    Parameters
+    ----------
+    bits : int
+        Bits of a code; 1 to 8.
+    exponent : int
+        Exponent of the step; `calibrate` chooses it.
+    limit : float
+        Highest value; 6 unless what it reads has grown.
+    """
+
+    def __init__(self, bits: int, exponent: int = 0, *, limit: float = 6.0) -> None:
+        super().__init__(bits, exponent)
+        self.limit = limit
+
+    @property
+    def top(self) -> int:
+        return max(1, min(super().top, math.floor(self.limit / self.step)))
+
+    def calibrate(self, values: Tensor) -> None:
+        super().calibrate(values.clamp(max=self.limit))
 
 
 class QuantizedIdentity(Uniform):

@@ -69,6 +69,8 @@ class CropAndFlip:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Changed copies of ``images`` [N, channels, height, width]."""
+        if not self.crop and not self.flip:
+            return images
         count, _channels, height, width = images.shape
         random = torch.rand(3, count, 1, generator=generator).to(images.device)
         down, right = ((random[:2] * (2 * self.crop + 1)).floor().long())

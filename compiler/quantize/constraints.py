@@ -30,6 +30,7 @@ from nomul.compiler.quantize.rounding import (
 
 __all__ = [
     "Binary",
+    "Clusters",
     "Constraint",
     "Fixed",
     "Free",
@@ -144,6 +145,37 @@ class Free(_Sized):
 
     def start(self, weights: Tensor, grid: int) -> Tensor:
         return lloyd(weights, self.entries)
+
+    def project(self, means: Tensor, counts: Tensor, grid: int) -> Tensor:
+        return _to_grid(means, grid, self.value_bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters(Constraint):
+    """Any number of fixed-point numbers: what plain k-means gives.
+
+    Parameters
+    ----------
+    count : int
+        Entries of the dictionary; 2 to 256.
+    """
+
+    kind: ClassVar[str] = "clusters"
+
+    count: int
+    value_bits: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.count <= 256:
+            raise self._fail(f"entries must be 2 to 256, not {self.count!r}")
+
+    @property
+    def entries(self) -> int:
+        return self.count
+
+    def start(self, weights: Tensor, grid: int) -> Tensor:
+        return lloyd(weights, self.count)
 
     def project(self, means: Tensor, counts: Tensor, grid: int) -> Tensor:
         return _to_grid(means, grid, self.value_bits)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nomul.compiler.errors import DataError, ModelError
-from nomul.compiler.network import Input, Ints, Levels, Network
+from nomul.compiler.network import Codes, Input, Ints, Levels, Network
 from nomul.compiler.quantize.exporters import export_layers
 
 __all__ = ["layer_codes", "model_input", "to_network"]
@@ -69,12 +69,12 @@ def layer_codes(model: nn.Module, images: NDArray[np.integer]) -> dict[str, Ints
     -------
     dict
         For each name of a layer, codes or raw integers, [N, …]: those that torch's own
-        modules give, divided by their step.
+        modules give, divided by their step and found among the levels.
 
     Raises
     ------
     ModelError
-        As `to_network`; also if a value is no multiple of its step.
+        As `to_network`; also if a value is no multiple of its step, or none of the levels.
     """
     height, width, channels = images.shape[1:]
     export = export_layers(model, (height, width, channels))
@@ -94,7 +94,8 @@ def layer_codes(model: nn.Module, images: NDArray[np.integer]) -> dict[str, Ints
         scores = twin(model_input(images, first.levels).double())
 
     codes: dict[str, Ints] = {}
-    for layer, probe in zip(export.layers, export.probes, strict=False):  # the argmax has none
+    probes = zip(export.layers, export.probes, export.wires, strict=False)  # the argmax has none
+    for layer, probe, wire in probes:
         values = seen[probe.path].numpy() / float(probe.unit)
         if (values != np.floor(values)).any():
             raise ModelError(f"layer {probe.path!r}: values must be multiples of {probe.unit}; "
@@ -103,7 +104,14 @@ def layer_codes(model: nn.Module, images: NDArray[np.integer]) -> dict[str, Ints
             values = values.transpose(0, 2, 3, 1)
         if probe.order is not None:
             values = values[:, probe.order]
-        codes[layer.name] = values.astype(np.int64) - probe.low
+        codes[layer.name] = values.astype(np.int64)
+        if isinstance(wire, Codes):
+            levels = wire.levels.values
+            found = np.searchsorted(levels[:-1], codes[layer.name])
+            if (levels[found] != codes[layer.name]).any():
+                raise ModelError(f"layer {probe.path!r}: values must be among its levels; "
+                                 "quantize the layer that drives it")
+            codes[layer.name] = found
     codes[export.layers[-1].name] = scores.argmax(dim=1, keepdim=True).numpy()
     return codes
 

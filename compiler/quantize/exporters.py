@@ -16,17 +16,23 @@ from nomul.compiler.errors import ModelError
 from nomul.compiler.layers import Window
 from nomul.compiler.network import Ints, Layer, Wire
 from nomul.compiler.quantize.activations import (
+    Quantized,
     QuantizedAverage,
     QuantizedIdentity,
     QuantizedInput,
     QuantizedReLU,
-    Uniform,
+    QuantizedReLU6,
 )
+from nomul.compiler.quantize.compressed import Compressed
 from nomul.compiler.quantize.embedding import PixelEmbedding
 from nomul.compiler.quantize.graph import Add, Step, steps
-from nomul.compiler.quantize.lutq import grid_bias_of, lutq_of, shadow_of
+from nomul.compiler.quantize.lutq import grid_bias_of, shadow_of, tied_of
 from nomul.compiler.quantize.norms import Folded, GridNorm
-from nomul.compiler.quantize.staircases import Affine, Quantizer, staircase
+from nomul.compiler.quantize.perfilter import PerFilter
+from nomul.compiler.quantize.schemes import TableActivation
+from nomul.compiler.quantize.staircases import Affine, staircase
+from nomul.compiler.quantize.stepped import QuantizedTanh, Stepped
+from nomul.compiler.quantize.tables import Tabled, table_bias_of
 
 __all__ = ["Export", "Probe", "export_layers"]
 
@@ -47,15 +53,12 @@ class Probe:
         Module whose output it is.
     unit : Fraction
         What 1 on the network's wire stands for.
-    low : int
-        What code 0 stands for, in units.
     order : array of int, optional
         Torch's position for each position of the network's vector, where they differ.
     """
 
     path: str
     unit: Fraction
-    low: int = 0
     order: Ints | None = None
 
 
@@ -141,7 +144,7 @@ def export_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Export
 
 def _input(step: Step, module: nn.Module, state: Export) -> None:
     assert isinstance(module, QuantizedInput)
-    levels = _quantizer(module).levels
+    levels = module.quantizer().levels
     state.add(step, ir.Input(name=_name(step, "pixels"), shape=state.shape, levels=levels),
               Probe(path=step.path, unit=Fraction(module.step)))
 
@@ -170,10 +173,10 @@ def _flatten(step: Step, module: nn.Module, state: Export) -> None:
 
 
 def _weights(step: Step, module: nn.Linear | nn.Conv2d, state: Export,
-             ) -> tuple[int, dict[str, Any], Fraction]:
+             tabled: Tabled | None = None) -> tuple[int, dict[str, Any], Fraction]:
     """Index of the layer that is read, what makes a Weighted, and what its sums count."""
     index, = state.coded(step)
-    weights, grid_bias = lutq_of(module), grid_bias_of(module)
+    weights, grid_bias = tied_of(module), grid_bias_of(module) or table_bias_of(module)
     if weights is None or (module.bias is not None and grid_bias is None):
         raise _fail(step, "weights must be LutQ and biases GridBias; "
                           "convert the model with quantize_model")
@@ -184,7 +187,8 @@ def _weights(step: Step, module: nn.Linear | nn.Conv2d, state: Export,
         raise _fail(step, "weights, dictionary and biases must be finite, but hold NaN or "
                           "infinity; train again with a lower learning rate")
 
-    unit = Fraction(float(weights.unit())) * state.probes[index].unit
+    unit = (Fraction(tabled.unit) if tabled else
+            Fraction(float(weights.unit())) * state.probes[index].unit)
     bias = np.zeros(weights.assignment.shape[0], np.int64)
     if grid_bias is not None:
         if Fraction(float(grid_bias.unit)) != unit:
@@ -193,31 +197,59 @@ def _weights(step: Step, module: nn.Linear | nn.Conv2d, state: Export,
         bias = np.array(grid_bias.integers(shadow_of(module, "bias")))
 
     integers = weights.integers()
-    factor = math.gcd(*integers) or 1
-    entries, place = np.unique(np.array(integers) // factor, return_inverse=True)
+    factor = math.gcd(*integers)
+    corrections = None
+    if isinstance(weights, Compressed) and weights.divisor:
+        factor = math.gcd(factor, int(weights.divisor))
+        corrections = weights.correction_codes().cpu().numpy() // factor
+    factor = factor or 1
+    entries, first, place = np.unique(np.array(integers) // factor, return_index=True,
+                                      return_inverse=True)
     twos = (factor & -factor).bit_length() - 1
-    return index, {"inputs": (state.layers[index].name,), "dictionary": entries, "bias": bias,
-                   "assignment": place[weights.assignment.cpu().numpy()],
-                   "exponent": weights.exponent + twos}, unit
+    parts = {"inputs": (state.layers[index].name,), "dictionary": entries, "bias": bias,
+             "assignment": place[weights.assignment.cpu().numpy()],
+             "exponent": weights.exponent + twos, "corrections": corrections}
+    if isinstance(weights, PerFilter):  # segments stay as they are, and hold 1 or -1
+        parts |= {"dictionary": np.array(integers), "widths": weights.widths.cpu().numpy(),
+                  "assignment": weights.assignment.cpu().numpy()}
+    if tabled:
+        wire = state.wires[index]
+        if not isinstance(wire, ir.Codes) or wire.levels != tabled.input_levels():
+            raise _fail(step, "must read the levels that its table was made for; convert the "
+                              "model with table_model")
+        parts["table"] = tabled.table().cpu().numpy()[first]
+    return index, parts, unit
 
 
-def _linear(step: Step, module: nn.Module, state: Export) -> None:
+def _tabled(step: Step, module: nn.Module, state: Export) -> None:
+    assert isinstance(module, Tabled)
+    export = _linear if isinstance(module.layer, nn.Linear) else _conv
+    export(step, module.layer, state, module)
+
+
+def _linear(step: Step, module: nn.Module, state: Export, tabled: Tabled | None = None) -> None:
     assert isinstance(module, nn.Linear)
-    index, parts, unit = _weights(step, module, state)
+    index, parts, unit = _weights(step, module, state, tabled)
     order = state.probes[index].order
     if order is not None:
         parts["assignment"] = parts["assignment"][:, order]
+    if parts["corrections"] is not None:
+        dense = parts["corrections"] if order is None else parts["corrections"][:, order]
+        parts["corrections"] = np.stack([*dense.nonzero(), dense[dense.nonzero()]], axis=1)
     state.add(step, ir.Dense(name=_name(step, "dense"), **parts),
               Probe(path=step.path, unit=unit))
 
 
-def _conv(step: Step, module: nn.Module, state: Export) -> None:
+def _conv(step: Step, module: nn.Module, state: Export, tabled: Tabled | None = None) -> None:
     assert isinstance(module, nn.Conv2d)
     if (module.dilation != (1, 1) or module.padding_mode != "zeros"
             or isinstance(module.padding, str) or module.stride[0] != module.stride[1]):
         raise _fail(step, "dilation must be 1, the stride equal in both directions, and padding a "
                           "number of zeros; change it")
-    _index, parts, unit = _weights(step, module, state)
+    _index, parts, unit = _weights(step, module, state, tabled)
+    if parts["corrections"] is not None:
+        raise _fail(step, "sparse corrections must be those of a Linear; use a codebook without "
+                          "them for a net with convolutions")
     parts["assignment"] = parts["assignment"].transpose(0, 2, 3, 1)
     down, across = module.padding
     state.add(step, ir.Conv2d(name=_name(step, "conv"), **parts, stride=module.stride[0],
@@ -244,14 +276,14 @@ def _max_pool(step: Step, module: nn.Module, state: Export) -> None:
 def _average(step: Step, module: nn.Module, state: Export) -> None:
     assert isinstance(module, QuantizedAverage)
     index, = state.coded(step)
-    shape, quantizer = state.wires[index].shape, _quantizer(module)
+    shape, quantizer = state.wires[index].shape, module.quantizer()
     kernel = (shape[0], shape[1]) if module.kernel is None else (module.kernel, module.kernel)
     unit = state.probes[index].unit / math.prod(kernel)
     window = None if module.kernel is None else Window(kernel=kernel, stride=module.kernel)
     state.add(step, ir.SumPool(name=_name(step, "average"), window=window,
                                inputs=(state.layers[index].name,),
                                staircase=staircase(quantizer, unit)[0]),
-              Probe(path=step.path, unit=quantizer.step, low=quantizer.low))
+              Probe(path=step.path, unit=quantizer.unit))
 
 
 def _add(step: Step, module: nn.Module, state: Export) -> None:
@@ -292,11 +324,28 @@ def _norm(step: Step, module: nn.Module, state: Export) -> None:
     state.sums[step.path] = False
 
 
+def _stepped(step: Step, module: nn.Module, state: Export) -> None:
+    """A staircase for the sums that it reads; behind codes of an image, a table of codes."""
+    assert isinstance(module, Stepped)
+    if step.inputs[0] in state.sums:
+        _close(step, module, state)
+        return
+    index, = state.coded(step)
+    wire, quantizer = state.wires[index], module.quantizer()
+    assert isinstance(wire, ir.Codes)
+    rows = [[quantizer.code(value * state.probes[index].unit)]
+            for value in wire.levels.values.tolist()]
+    state.add(step, ir.PixelEmbedding(name=_name(step, "codes"), table=np.array([rows]),
+                                      levels=quantizer.levels,
+                                      inputs=(state.layers[index].name,)),
+              Probe(path=step.path, unit=quantizer.unit))
+
+
 def _close(step: Step, module: nn.Module, state: Export) -> None:
     """A quantizer gives its staircase to the layer whose sums it reads."""
-    assert isinstance(module, Uniform)
+    assert isinstance(module, Quantized)
     index = state.summed(step)
-    layer, unit, quantizer = state.layers[index], state.probes[index].unit, _quantizer(module)
+    layer, unit, quantizer = state.layers[index], state.probes[index].unit, module.quantizer()
     norm = state.norms.pop(index, None)
     channels = _affine(step, norm, unit, state.wires[index]) if norm else []
     biased = isinstance(layer, ir.Weighted)
@@ -305,7 +354,7 @@ def _close(step: Step, module: nn.Module, state: Export) -> None:
         layer = replace(layer, bias=layer.bias + bias if channels else layer.bias)
     assert isinstance(layer, ir.Weighted | ir.Add)
     state.put(index, replace(layer, staircase=made),
-              Probe(path=step.path, unit=quantizer.step, low=quantizer.low))
+              Probe(path=step.path, unit=quantizer.unit))
     state.places[step.path] = index
 
 
@@ -332,6 +381,11 @@ _EXPORTERS: dict[type[nn.Module], Callable[[Step, nn.Module, Export], None]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv,
     QuantizedReLU: _close,
+    QuantizedReLU6: _close,
+    QuantizedTanh: _close,
+    TableActivation: _close,
+    Stepped: _stepped,
+    Tabled: _tabled,
     QuantizedIdentity: _close,
     QuantizedAverage: _average,
     GridNorm: _norm,
@@ -342,10 +396,6 @@ _EXPORTERS: dict[type[nn.Module], Callable[[Step, nn.Module, Export], None]] = {
     nn.Dropout: _alias,
     Folded: _alias,
 }
-
-
-def _quantizer(module: Uniform) -> Quantizer:
-    return Quantizer(low=module.low, top=module.top, exponent=module.exponent)
 
 
 def _name(step: Step, kind: str) -> str:

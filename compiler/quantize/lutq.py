@@ -25,28 +25,26 @@ from nomul.compiler.quantize.constraints import Constraint
 from nomul.compiler.quantize.kmeans import cluster_means
 from nomul.compiler.quantize.rounding import round_half_up, straight_through
 
-__all__ = ["GridBias", "LutQ", "grid_bias_of", "lutq_of", "shadow_of", "update_dictionaries"]
+__all__ = [
+    "GridBias",
+    "LutQ",
+    "Tied",
+    "grid_bias_of",
+    "shadow_of",
+    "tied_of",
+    "update_dictionaries",
+]
 
 _START_ITERATIONS = 20
 
 
-class LutQ(nn.Module):
+class Tied(nn.Module):
     """Parametrization of a weight: it becomes exactly ``dictionary[assignment]``.
 
-    The parameter of the layer stays behind it as shadow weights, which the
-    optimizer moves: ``W <- W - rate * dLoss/dQ`` with ``Q = d[A]``. The dictionary
-    never has a gradient.
+    The parameter of the layer stays behind it as shadow weights, to which the gradient of the
+    tied ones goes straight through. The dictionary never has a gradient.
 
     Parameters
-    ----------
-    weights : Tensor, any shape
-        What training starts with; k-means on it gives dictionary and assignment.
-    constraint : Constraint
-        What the dictionary may hold.
-    iterations : int
-        M, k-means iterations of a `step`; at least 1.
-
-    Attributes
     ----------
     dictionary : Tensor, shape [K]
         Entries, integers times ``2**exponent``.
@@ -54,31 +52,16 @@ class LutQ(nn.Module):
         Indices into the dictionary.
     exponent : int
         Exponent of the grid.
-
-    Raises
-    ------
-    ModelError
-        If the weights hold NaN or infinity.
     """
 
     dictionary: Tensor
     assignment: Tensor
 
-    def __init__(self, weights: Tensor, constraint: Constraint, *, iterations: int = 1) -> None:
+    def __init__(self, dictionary: Tensor, assignment: Tensor, exponent: int) -> None:
         super().__init__()
-        if iterations < 1:
-            raise ValueError(f"k-means iterations must be at least 1, not {iterations!r}")
-        self.constraint = constraint
-        self.iterations = iterations
-        shadow = self._finite(weights)
-        grid = constraint.grid(shadow)
-        dictionary = constraint.start(shadow, grid)
-        assignment = constraint.assign(shadow, dictionary)
-        for _ in range(_START_ITERATIONS):
-            dictionary, assignment = self._iterate(shadow, dictionary, grid)
-        self.register_buffer("dictionary", dictionary.to(weights.dtype))
+        self.register_buffer("dictionary", dictionary)
         self.register_buffer("assignment", assignment)
-        self.exponent = grid
+        self.exponent = exponent
 
     def get_extra_state(self) -> Tensor:
         """The exponent, which stays on the host: a GPU never waits for it."""
@@ -91,6 +74,76 @@ class LutQ(nn.Module):
     def forward(self, weights: Tensor) -> Tensor:
         """Tied weights, of the shape of the shadow ``weights``."""
         return straight_through(weights, self.dictionary[self.assignment])
+
+    def step(self, weights: Tensor, *, settled: bool = False, checked: bool = True) -> None:
+        """What follows a step of the optimizer on the shadow ``weights``: nothing."""
+
+    def integers(self) -> list[int]:
+        """Entries, in units of the grid."""
+        codes: list[int] = self._codes().tolist()
+        return codes
+
+    def unit(self) -> Tensor:
+        """Largest number of which every weight is a multiple; the grid if all of them are 0.
+
+        Float64, shape [].
+        """
+        divisors = self._divisors()
+        while len(divisors) > 1:
+            divisors = torch.gcd(divisors[::2], functional.pad(
+                divisors[1::2], (0, len(divisors) % 2)))
+        return divisors[0].clamp(min=1).double() * self._grid()
+
+    def _codes(self) -> Tensor:
+        return (self.dictionary.double() / self._grid()).long()
+
+    def _divisors(self) -> Tensor:
+        """Integers whose greatest common divisor is that of all weights, in units of the grid."""
+        return self._codes()
+
+    def _grid(self) -> float | Tensor:
+        """What the integers count."""
+        return math.ldexp(1.0, self.exponent)
+
+
+class LutQ(Tied):
+    """A tied weight that iterated k-means on its shadow trains.
+
+    The optimizer moves the shadow: ``W <- W - rate * dLoss/dQ`` with ``Q = d[A]``.
+
+    Parameters
+    ----------
+    weights : Tensor, any shape
+        What training starts with; k-means on it gives dictionary and assignment.
+    constraint : Constraint
+        What the dictionary may hold.
+    iterations : int
+        M, k-means iterations of a `step`; at least 1.
+
+    Attributes
+    ----------
+    dictionary, assignment, exponent
+        As of `Tied`.
+
+    Raises
+    ------
+    ModelError
+        If the weights hold NaN or infinity.
+    """
+
+    def __init__(self, weights: Tensor, constraint: Constraint, *, iterations: int = 1) -> None:
+        if iterations < 1:
+            raise ValueError(f"k-means iterations must be at least 1, not {iterations!r}")
+        shadow = self._finite(weights)
+        grid = constraint.grid(shadow)
+        dictionary = constraint.start(shadow, grid)
+        super().__init__(dictionary.to(weights.dtype), constraint.assign(shadow, dictionary), grid)
+        self.constraint = constraint
+        self.iterations = iterations
+        for _ in range(_START_ITERATIONS):
+            dictionary, assignment = self._iterate(shadow, dictionary, grid)
+        self.dictionary.copy_(dictionary)
+        self.assignment.copy_(assignment)
 
     @torch.no_grad()
     def step(self, weights: Tensor, *, settled: bool = False, checked: bool = True) -> None:
@@ -114,30 +167,11 @@ class LutQ(nn.Module):
         self.dictionary.copy_(dictionary)
         self.assignment.copy_(assignment)
 
-    def integers(self) -> list[int]:
-        """Entries, in units of the grid."""
-        codes: list[int] = self._codes().tolist()
-        return codes
-
-    def unit(self) -> Tensor:
-        """Largest number of which every entry is a multiple; the grid if all entries are 0.
-
-        Float64, shape [].
-        """
-        divisors = self._codes()
-        while len(divisors) > 1:
-            divisors = torch.gcd(divisors[::2], functional.pad(
-                divisors[1::2], (0, len(divisors) % 2)))
-        return divisors[0].clamp(min=1).double() * math.ldexp(1.0, self.exponent)
-
     def _iterate(self, shadow: Tensor, dictionary: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         """One iteration: assign to the nearest entry, take means, make them allowed values."""
         assignment = self.constraint.assign(shadow, dictionary)
         means, counts = cluster_means(shadow, assignment, dictionary)
         return self.constraint.project(means, counts, grid), assignment
-
-    def _codes(self) -> Tensor:
-        return (self.dictionary.double() * math.ldexp(1.0, -self.exponent)).long()
 
     @staticmethod
     def _finite(weights: Tensor) -> Tensor:
@@ -156,7 +190,7 @@ class GridBias(nn.Module):
 
     Parameters
     ----------
-    weights : LutQ
+    weights : Tied
         Of the layer that the bias belongs to.
     input_step : float
         Step of the input codes, a power of two.
@@ -170,7 +204,7 @@ class GridBias(nn.Module):
     unit: Tensor
     input_step: Tensor
 
-    def __init__(self, weights: LutQ, input_step: float) -> None:
+    def __init__(self, weights: Tied, input_step: float) -> None:
         super().__init__()
         self.register_buffer("input_step", torch.tensor(input_step, dtype=torch.float64))
         self.register_buffer("unit", weights.unit() * input_step)
@@ -184,7 +218,7 @@ class GridBias(nn.Module):
         codes: list[int] = self._codes(bias).long().tolist()
         return codes
 
-    def follow(self, weights: LutQ) -> None:
+    def follow(self, weights: Tied) -> None:
         """Take the unit of a dictionary that has changed."""
         self.unit.copy_(weights.unit() * self.input_step)
 
@@ -193,9 +227,9 @@ class GridBias(nn.Module):
         return round_half_up(bias.detach().double() / self.unit.double())
 
 
-def lutq_of(module: nn.Module) -> LutQ | None:
-    """The `LutQ` on the weight of ``module``, if there is one."""
-    return next((item for item in _on(module, "weight") if isinstance(item, LutQ)), None)
+def tied_of(module: nn.Module) -> Tied | None:
+    """The `Tied` on the weight of ``module``, if there is one."""
+    return next((item for item in _on(module, "weight") if isinstance(item, Tied)), None)
 
 
 def grid_bias_of(module: nn.Module) -> GridBias | None:
@@ -210,12 +244,12 @@ def shadow_of(module: nn.Module, tensor: str) -> Tensor:
 
 
 def update_dictionaries(model: nn.Module, *, settled: bool = False, checked: bool = True) -> None:
-    """`LutQ.step` of every layer of ``model``: call it after each step of the optimizer.
+    """`Tied.step` of every layer of ``model``: call it after each step of the optimizer.
 
     Parameters
     ----------
     model : nn.Module
-        With weights that are `LutQ`.
+        With weights that are `Tied`.
     settled : bool
         Whether dictionaries stay as they are, and only assignments follow the weights. At the
         end of a training this keeps a layer from jumping, where an entry would become the next
@@ -229,7 +263,7 @@ def update_dictionaries(model: nn.Module, *, settled: bool = False, checked: boo
         Naming the layer, if its weights hold NaN or infinity, and are ``checked``.
     """
     for path, module in model.named_modules():
-        weights = lutq_of(module)
+        weights = tied_of(module)
         if weights is None:
             continue
         try:

@@ -12,6 +12,7 @@ __all__ = [
     "ResidualNet",
     "digits_net",
     "fashion_net",
+    "lenet300",
     "mobile_net",
     "resnet20",
     "small_net",
@@ -27,6 +28,19 @@ def digits_net() -> nn.Sequential:
         ("dense1", nn.Linear(64, 32)),
         ("relu1", nn.ReLU()),
         ("dense2", nn.Linear(32, _CLASSES)),
+    ]))
+
+
+def lenet300() -> nn.Sequential:
+    """784-300-100-10 with tanh, for images of 28 by 28: what the LC paper compresses
+    (arXiv 1707.04319)."""
+    return nn.Sequential(OrderedDict([
+        ("flatten", nn.Flatten()),
+        ("dense1", nn.Linear(784, 300)),
+        ("tanh1", nn.Tanh()),
+        ("dense2", nn.Linear(300, 100)),
+        ("tanh2", nn.Tanh()),
+        ("dense3", nn.Linear(100, _CLASSES)),
     ]))
 
 

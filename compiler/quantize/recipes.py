@@ -24,6 +24,7 @@ from nomul.compiler.quantize.constraints import (
 from nomul.compiler.quantize.nets import (
     digits_net,
     fashion_net,
+    lenet300,
     mobile_net,
     resnet20,
     small_net,
@@ -156,6 +157,10 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            epochs=24, batch=128, float_rate=6e-3, rate=2e-3, weight_decay=1e-2, warmup=0.1,
            label_smoothing=0.05, distillation=0.7, norm=Norm.FOLD, checkpoint_every=2, threads=1,
            augmentation=Augmentation(shift=2, rotation=10, stretch=0.1)),
+    Recipe(name="lenet300", dataset="mnist", model=lenet300, activation_bits=8, epochs=40,
+           batch=256, float_rate=0.1, rate=0.02, weight_decay=1e-4, label_smoothing=0.0,
+           distillation=0.0, momentum=0.9, checkpoint_every=5, threads=1,
+           augmentation=CropAndFlip()),
     Recipe(name="fashion", dataset="fashion", model=fashion_net, activation_bits=4, input_bits=4,
            epochs=24, batch=256, float_rate=6e-3, rate=5e-4, weight_decay=1e-2, warmup=0.1,
            label_smoothing=0.05, distillation=0.9, settled=0.5, checkpoint_every=2, threads=1,

@@ -5,9 +5,11 @@ All in fractions; needs no torch.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,45 +33,48 @@ class Affine:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
-    """Rounds to ``low * step``, …, ``top * step``, halves upwards.
+    """Makes codes of numbers: code ``i`` from ``starts[i - 1]`` to below ``starts[i]``.
 
     Parameters
     ----------
-    low, top : int
-        Lowest and highest level, in steps.
-    exponent : int
-        Exponent of the step, a power of two.
+    levels : Levels
+        What the codes mean.
+    starts : tuple of Fraction
+        Where each code but the first begins; in increasing order.
     """
 
-    low: int
-    top: int
-    exponent: int
+    levels: Levels
+    starts: tuple[Fraction, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.starts) != len(self.levels) - 1 or any(
+                first > second for first, second in pairwise(self.starts)):
+            raise ValueError(f"Starts of codes must be {len(self.levels) - 1} in increasing order")
+
+    @classmethod
+    def uniform(cls, low: int, top: int, exponent: int) -> Quantizer:
+        """Rounds to ``low * step``, …, ``top * step``, halves upwards; the step is
+        ``2**exponent``."""
+        step = Fraction(2) ** exponent
+        return cls(levels=Levels.uniform(top - low + 1, start=low, exponent=exponent),
+                   starts=tuple((level - Fraction(1, 2)) * step
+                                for level in range(low + 1, top + 1)))
 
     @property
-    def step(self) -> Fraction:
-        """Distance of two levels."""
-        return Fraction(2) ** self.exponent
-
-    @property
-    def levels(self) -> Levels:
-        """What the codes mean."""
-        return Levels.uniform(self.top - self.low + 1, start=self.low, exponent=self.exponent)
-
-    def starts(self) -> list[Fraction]:
-        """Where each code but the first begins."""
-        return [(level - Fraction(1, 2)) * self.step for level in range(self.low + 1, self.top + 1)]
+    def unit(self) -> Fraction:
+        """What a level of 1 stands for."""
+        return Fraction(2) ** self.levels.exponent
 
     def code(self, value: Fraction) -> int:
         """Code of ``value``."""
-        nearest = math.floor(value / self.step + Fraction(1, 2))
-        return min(max(nearest, self.low), self.top) - self.low
+        return bisect_right(self.starts, value)
 
 
 def staircase(quantizer: Quantizer, unit: Fraction, channels: Sequence[Affine] = (), *,
               biased: bool = False) -> tuple[Staircase, Ints]:
     """The staircase of ``quantizer`` on integers that count ``unit``, and a bias to add.
 
-    Code i begins where ``factor * (acc * unit) + offset`` reaches ``quantizer.starts()``:
+    Code i begins where ``factor * (acc * unit) + offset`` reaches ``quantizer.starts``:
     the threshold is the last integer that does so. A negative factor turns the direction
     round, and 0 makes a constant. Channels whose rows differ by no more than a shift share
     one, if the layer has a bias that can take the shift.
@@ -114,9 +119,8 @@ def staircase(quantizer: Quantizer, unit: Fraction, channels: Sequence[Affine] =
 
 def _row(quantizer: Quantizer, unit: Fraction, channel: Affine) -> list[int]:
     """Thresholds of one channel, in increasing order; zeros for a constant."""
-    starts = quantizer.starts()
     if channel.factor == 0:
-        return [0] * len(starts)
-    bounds = [(start - channel.offset) / (channel.factor * unit) for start in starts]
+        return [0] * len(quantizer.starts)
+    bounds = [(start - channel.offset) / (channel.factor * unit) for start in quantizer.starts]
     exact = [math.ceil(bound) if channel.factor > 0 else math.floor(bound) for bound in bounds]
     return sorted(min(max(value, -_FAR), _FAR) for value in exact)

@@ -10,6 +10,7 @@ from nomul.compiler.quantize.activations import (
     QuantizedIdentity,
     QuantizedInput,
     QuantizedReLU,
+    QuantizedReLU6,
 )
 
 
@@ -104,6 +105,18 @@ def test_the_gradient_of_an_average_is_shared_out() -> None:
     values = torch.full((1, 2, 4, 4), 0.6, requires_grad=True)
     QuantizedAverage(4, 2, exponent=-3)(values).sum().backward()
     assert values.grad is not None and torch.allclose(values.grad, torch.tensor(0.25))
+
+
+@pytest.mark.parametrize("bits", [1, 3, 4, 8])
+def test_relu6_stops_at_its_limit(bits: int) -> None:
+    relu = QuantizedReLU6(bits)
+    relu.calibrate(torch.linspace(-3, 30, 500))
+    top = float(relu(torch.tensor([99.0])))
+    assert top == relu.top * relu.step <= 6
+    assert top > 6 - relu.step or relu.top == 2 ** bits - 1
+    values = torch.tensor([-0.1, 0.1, top - 0.1, 6.1], requires_grad=True)
+    relu(values).sum().backward()
+    assert values.grad is not None and values.grad.tolist() == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize("bits", [0, 9])

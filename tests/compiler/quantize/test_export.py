@@ -24,7 +24,8 @@ from nomul.compiler.quantize.constraints import (
 from nomul.compiler.quantize.convert import quantize_model
 from nomul.compiler.quantize.datasets import load
 from nomul.compiler.quantize.export import layer_codes, model_input, to_network
-from nomul.compiler.quantize.lutq import lutq_of, shadow_of
+from nomul.compiler.quantize.lutq import shadow_of, tied_of
+from nomul.compiler.quantize.methods import LutqMethod
 from nomul.compiler.quantize.recipes import Recipe
 from nomul.compiler.quantize.training import train
 from nomul.sim import golden
@@ -56,7 +57,7 @@ def some_images(channels: int = 1) -> np.ndarray:
 @pytest.mark.train
 def test_every_code_of_all_digits(constraint: Constraint, recipe: Recipe) -> None:
     data = load("digits")
-    trained = train(recipe, constraint, seed=0, epochs=3)
+    trained = train(recipe, LutqMethod(constraint=constraint), seed=0, epochs=3)
     codes = layer_codes(trained.model, data.images)
     trace = golden.run(trained.network, data.images)
     assert list(codes) == [layer.name for layer in trained.network.layers]
@@ -112,7 +113,7 @@ def perturbed_bias(dense: Dense) -> Dense:
 @pytest.mark.train
 def test_the_comparison_can_fail(recipe: Recipe) -> None:
     data = load("digits")
-    trained = train(recipe, Ternary(), seed=0, epochs=1)
+    trained = train(recipe, LutqMethod(constraint=Ternary()), seed=0, epochs=1)
     codes = layer_codes(trained.model, data.images)
     for perturb in (perturbed_threshold, perturbed_assignment, perturbed_bias):
         layers = tuple(perturb(layer) if layer.name == "dense1" and isinstance(layer, Dense)
@@ -142,7 +143,7 @@ def test_the_network_has_the_layers_of_the_model() -> None:
 def test_equal_entries_are_merged() -> None:
     model = small(Free(bits=2))
     module = model.get_submodule("1")
-    weights = lutq_of(module)
+    weights = tied_of(module)
     assert weights is not None
     unit = 2.0 ** int(weights.exponent)
     weights.dictionary.copy_(torch.tensor([3.0, -1, 3, 2]) * unit)
@@ -184,7 +185,7 @@ def test_the_float_model_stays_as_it_is() -> None:
     quantize_model(model, Binary(scale=Scale.UNIT), entry=QuantizedInput(4, -4),
                    calibration=torch.rand(9, 1, 4, 3))
     assert torch.equal(model.get_submodule("1").weight, before)
-    assert lutq_of(model.get_submodule("1")) is None
+    assert tied_of(model.get_submodule("1")) is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -209,10 +210,10 @@ def test_a_float_model_that_is_not_finite_is_refused(tensor: str) -> None:
 
 
 @pytest.mark.parametrize("modules, message", [
-    ([nn.Flatten(), nn.Linear(12, 3), nn.Tanh()],
+    ([nn.Flatten(), nn.Linear(12, 3), nn.Sigmoid()],
      "layer '2': module must be one of Flatten, Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, "
-     "Identity, Dropout, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Add, PixelEmbedding, not Tanh; "
-     "replace or remove it"),
+     "ReLU6, Tanh, Identity, Dropout, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Add, "
+     "PixelEmbedding, not Sigmoid; replace or remove it"),
     ([nn.Flatten(), nn.Linear(12, 3), nn.Linear(3, 3)],
      "layer '2': must read codes, but the layer before it gives raw integers; "
      "put a ReLU between them"),

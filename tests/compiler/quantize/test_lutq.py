@@ -14,8 +14,8 @@ from nomul.compiler.quantize.lutq import (
     GridBias,
     LutQ,
     grid_bias_of,
-    lutq_of,
     shadow_of,
+    tied_of,
     update_dictionaries,
 )
 
@@ -143,7 +143,7 @@ def test_a_bias_is_an_integer_of_the_accumulators() -> None:
         layer.bias.copy_(torch.tensor([-1.5, -0.51, 0.49, 2.5], dtype=torch.float64) * unit)
     register_parametrization(layer, "bias", GridBias(weights, step))
     bias = grid_bias_of(layer)
-    assert bias is not None and lutq_of(layer) is weights
+    assert bias is not None and tied_of(layer) is weights
     assert bias.integers(shadow_of(layer, "bias")) == [-1, -1, 0, 3]
     assert torch.equal(layer.bias.double(), unit * torch.tensor([-1.0, -1, 0, 3]).double())
     layer.bias.sum().backward()
@@ -159,7 +159,7 @@ def test_an_ordinary_layer_is_left_alone() -> None:
     layer = nn.Linear(2, 2)
     before = copy.deepcopy(layer.state_dict())
     update_dictionaries(layer)
-    assert lutq_of(layer) is None and grid_bias_of(layer) is None
+    assert tied_of(layer) is None and grid_bias_of(layer) is None
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 

@@ -66,7 +66,7 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(DataError) as error:
         recipe_of("digit")
     assert str(error.value) == ("recipe 'digit' is unknown; known are: cifar10, "
-                                "cifar10_mobile, digits, fashion, mnist")
+                                "cifar10_mobile, digits, fashion, lenet300, mnist")
 
 
 def test_settings_leave_the_random_generator_alone() -> None:

@@ -4,12 +4,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nomul.compiler.network import Staircase
+from nomul.compiler.network import Levels, Staircase
 from nomul.compiler.quantize.staircases import Affine, Quantizer, staircase
 from nomul.sim.golden import apply_staircase
 
-CODES = Quantizer(low=0, top=7, exponent=-1)
-SIGNED = Quantizer(low=-4, top=3, exponent=-2)
+CODES = Quantizer.uniform(0, 7, -1)
+SIGNED = Quantizer.uniform(-4, 3, -2)
 
 
 def affine(factor: Fraction | float, offset: Fraction | float = 0) -> Affine:
@@ -19,8 +19,9 @@ def affine(factor: Fraction | float, offset: Fraction | float = 0) -> Affine:
 def wanted(quantizer: Quantizer, unit: Fraction, channel: Affine, acc: int) -> int:
     """The code of one accumulator, by the definition."""
     value = channel.factor * acc * unit + channel.offset
-    level = (value / quantizer.step + Fraction(1, 2)).__floor__()
-    return min(max(level, quantizer.low), quantizer.top) - quantizer.low
+    level = (value / quantizer.unit + Fraction(1, 2)).__floor__()
+    low, top = int(quantizer.levels.values[0]), int(quantizer.levels.values[-1])
+    return min(max(level, low), top) - low
 
 
 def differences(made: Staircase, bias: np.ndarray, quantizer: Quantizer, unit: Fraction,
@@ -87,7 +88,7 @@ def test_equal_channels_share_without_a_bias() -> None:
 
 
 def test_single_thresholds_always_share() -> None:
-    binary = Quantizer(low=0, top=1, exponent=0)
+    binary = Quantizer.uniform(0, 1, 0)
     channels = [affine(0.3, 0.2), affine(1.7, -3)]
     made, bias = staircase(binary, Fraction(1, 16), channels, biased=True)
     assert not made.per_channel
@@ -99,3 +100,24 @@ def test_thresholds_out_of_reach_stay_integers_of_a_network() -> None:
     made, bias = staircase(CODES, Fraction(1, 64), channels, biased=True)
     assert abs(made.thresholds).max() == 1 << 51
     assert differences(made, bias, CODES, Fraction(1, 64), channels) == 0
+
+
+def test_starts_that_are_not_uniform() -> None:
+    levels = Levels(values=np.array([-7, -1, 0, 9]), exponent=-3)
+    starts = (Fraction(-3, 2), Fraction(-3, 2), Fraction(7, 3))
+    quantizer = Quantizer(levels=levels, starts=starts)
+    unit = Fraction(1, 6)
+    channels = [affine(1), affine(-1), affine(Fraction(1, 2), Fraction(1, 9))]
+    made, _bias = staircase(quantizer, unit, channels)
+    assert made.levels == levels
+    accs = np.arange(-60, 60)
+    found = apply_staircase(made, accs[:, np.newaxis].repeat(3, axis=1))
+    for acc, row in zip(accs.tolist(), found.tolist(), strict=True):
+        values = [channel.factor * acc * unit + channel.offset for channel in channels]
+        assert row == [sum(value >= start for start in starts) for value in values]
+
+
+@pytest.mark.parametrize("starts", [(Fraction(1),), (Fraction(2), Fraction(1))])
+def test_starts_must_belong_to_the_levels(starts: tuple[Fraction, ...]) -> None:
+    with pytest.raises(ValueError, match="Starts of codes must be 2 in increasing order"):
+        Quantizer(levels=Levels.uniform(3), starts=starts)

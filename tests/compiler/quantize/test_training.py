@@ -10,11 +10,14 @@ from nomul.compiler.errors import DataError, ModelError
 from nomul.compiler.quantize.augment import Augmentation
 from nomul.compiler.quantize.constraints import Free, PowerOfTwo, Pruned
 from nomul.compiler.quantize.datasets import load
+from nomul.compiler.quantize.methods import LutqMethod
 from nomul.compiler.quantize.recipes import Recipe, recipe_of
 from nomul.compiler.quantize.training import train
 from nomul.sim import golden
 
 pytestmark = pytest.mark.train
+
+FREE = LutqMethod(constraint=Free(bits=4))
 
 
 class Interrupted(Exception):
@@ -23,7 +26,7 @@ class Interrupted(Exception):
 
 def test_digits_with_eight_powers_of_two() -> None:
     """The figure of the documentation: seed 0, chosen by validation alone."""
-    trained = train(recipe_of("digits"), PowerOfTwo(bits=3), seed=0)
+    trained = train(recipe_of("digits"), LutqMethod(constraint=PowerOfTwo(bits=3)), seed=0)
     data = load("digits")
     accuracy = trained.provenance["accuracy"]
     classes = golden.run(trained.network, data.images[data.test]).classes
@@ -36,8 +39,9 @@ def test_digits_with_eight_powers_of_two() -> None:
 def test_an_interrupted_training_ends_alike(recipe: Recipe, tmp_path: Path, stage: str,
                                             epoch: int) -> None:
     """Interrupted before the checkpoint of an epoch is written, it repeats that epoch."""
-    constraint, path = Pruned(bits=3, fraction=0.5), tmp_path / "digits.ckpt"
-    whole = train(recipe, constraint, seed=3, epochs=3)
+    method = LutqMethod(constraint=Pruned(bits=3, fraction=0.5))
+    path = tmp_path / "digits.ckpt"
+    whole = train(recipe, method, seed=3, epochs=3)
 
     def interrupt(at: str, done: int, total: int, text: str) -> None:
         assert total == 3 and text.startswith("validation ")
@@ -45,9 +49,9 @@ def test_an_interrupted_training_ends_alike(recipe: Recipe, tmp_path: Path, stag
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(recipe, constraint, seed=3, epochs=3, progress=interrupt, checkpoint=path)
+        train(recipe, method, seed=3, epochs=3, progress=interrupt, checkpoint=path)
     done: list[tuple[str, int]] = []
-    again = train(recipe, constraint, seed=3, epochs=3, checkpoint=path,
+    again = train(recipe, method, seed=3, epochs=3, checkpoint=path,
                   progress=lambda at, epochs, total, text: done.append((at, epochs)))
     order = [(at, epochs) for at in ("float", "lutq") for epochs in (1, 2, 3)]
     assert done == order[order.index((stage, epoch)):]
@@ -57,17 +61,17 @@ def test_an_interrupted_training_ends_alike(recipe: Recipe, tmp_path: Path, stag
 
 def test_training_is_deterministic_and_leaves_torch_as_it_was(recipe: Recipe) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    first = train(recipe, Free(bits=4), seed=1, epochs=1)
+    first = train(recipe, FREE, seed=1, epochs=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     torch.manual_seed(99)
-    second = train(recipe, Free(bits=4), seed=1, epochs=1)
-    other = train(recipe, Free(bits=4), seed=2, epochs=1)
+    second = train(recipe, FREE, seed=1, epochs=1)
+    other = train(recipe, FREE, seed=2, epochs=1)
     assert first.network == second.network != other.network
 
 
 def test_provenance_tells_it_all(recipe: Recipe) -> None:
-    provenance = train(recipe, Free(bits=4), seed=1, epochs=1).provenance
+    provenance = train(recipe, FREE, seed=1, epochs=1).provenance
     assert json.loads(json.dumps(provenance)) == provenance
     assert sorted(provenance) == ["accuracy", "data", "dictionary", "epochs", "libraries",
                                   "method", "recipe", "seed"]
@@ -82,10 +86,10 @@ def test_provenance_tells_it_all(recipe: Recipe) -> None:
 
 def test_the_checkpoint_of_another_training_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "digits.ckpt"
-    train(recipe, Free(bits=4), seed=1, epochs=1, checkpoint=path)
+    train(recipe, FREE, seed=1, epochs=1, checkpoint=path)
     before = path.read_bytes()
     with pytest.raises(DataError, match="must belong to this training, but has other settings"):
-        train(recipe, Free(bits=4), seed=2, epochs=1, checkpoint=path)
+        train(recipe, FREE, seed=2, epochs=1, checkpoint=path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["digits.ckpt"]
 
@@ -95,26 +99,26 @@ def test_a_damaged_checkpoint_is_refused(recipe: Recipe, tmp_path: Path, content
     path = tmp_path / "digits.ckpt"
     path.write_bytes(content)
     with pytest.raises(DataError, match="must be a whole file of nomul; remove it"):
-        train(recipe, Free(bits=4), epochs=1, checkpoint=path)
+        train(recipe, FREE, epochs=1, checkpoint=path)
 
 
 def test_a_cut_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "digits.ckpt"
-    train(recipe, Free(bits=4), epochs=1, checkpoint=path)
+    train(recipe, FREE, epochs=1, checkpoint=path)
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
     with pytest.raises(DataError, match="must be a whole file of nomul; remove it"):
-        train(recipe, Free(bits=4), epochs=1, checkpoint=path)
+        train(recipe, FREE, epochs=1, checkpoint=path)
 
 
 def test_a_training_that_diverges_says_so(recipe: Recipe) -> None:
     with pytest.raises(ModelError, match="stage 'float': loss must be finite"):
-        train(replace(recipe, float_rate=1e30), Free(bits=4), epochs=1)
+        train(replace(recipe, float_rate=1e30), FREE, epochs=1)
 
 
 def test_no_epochs_are_refused(recipe: Recipe) -> None:
     with pytest.raises(ModelError, match="recipe 'digits': epochs must be at least 1, not 0"):
-        train(recipe, Free(bits=4), epochs=0)
+        train(recipe, FREE, epochs=0)
 
 
 def test_augmentation_moves_by_whole_and_half_pixels() -> None:

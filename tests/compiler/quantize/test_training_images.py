@@ -12,11 +12,12 @@ from torch import nn
 
 from nomul.compiler.errors import DataError, ModelError
 from nomul.compiler.network import Levels
-from nomul.compiler.quantize import training
+from nomul.compiler.quantize import course
 from nomul.compiler.quantize.augment import Augmentation, CropAndFlip
 from nomul.compiler.quantize.constraints import PowerOfTwo
 from nomul.compiler.quantize.datasets import Dataset
 from nomul.compiler.quantize.export import layer_codes
+from nomul.compiler.quantize.methods import LutqMethod
 from nomul.compiler.quantize.nets import ResidualNet, mobile_net, small_net
 from nomul.compiler.quantize.recipes import Recipe, recipe_of
 from nomul.compiler.quantize.training import fit, train
@@ -24,7 +25,7 @@ from nomul.sim import golden
 
 pytestmark = pytest.mark.train
 
-POW2 = PowerOfTwo(bits=4)
+POW2 = LutqMethod(constraint=PowerOfTwo(bits=4))
 
 
 def made_up(side: int, channels: int, count: int = 60) -> Dataset:
@@ -127,13 +128,13 @@ def test_dictionaries_settle(settled: float, moves: list[int],
                              monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, data = RECIPES["mnist"]
     seen: list[bool] = []
-    original = training.update_dictionaries
+    original = course.update_dictionaries
 
     def spy(model: nn.Module, *, settled: bool = False, checked: bool = True) -> None:
         seen.append(settled)
         original(model, settled=settled, checked=checked)
 
-    monkeypatch.setattr(training, "update_dictionaries", spy)
+    monkeypatch.setattr(course, "update_dictionaries", spy)
     train(replace(recipe, settled=settled), POW2, epochs=4, data=data)
     assert seen[12:] == [not move for move in moves for _ in range(3)]
 
