@@ -168,13 +168,15 @@ def tiny(name: str, model: Callable[[], nn.Module]) -> Recipe:
 ], ids=["fashion", "cifar10"])
 def test_trained_widths_are_exported_exactly(recipe: Recipe, data: Dataset) -> None:
     trained = train(recipe, CqMethod(budget=1.6), epochs=2, data=data)
-    layers = [layer for layer in trained.network.layers if isinstance(layer, Weighted)]
+    whole = to_network(trained.model, recipe.name, data.shape)
+    layers = [layer for layer in whole.layers if isinstance(layer, Weighted)]
     stored = sum(layer.stored_bits for layer in layers)
     assert stored <= 1.6 * sum(layer.assignment.size for layer in layers)
+    assert stored >= sum(layer.stored_bits for layer in trained.network.layers
+                         if isinstance(layer, Weighted))
     assert layers[-1].widths is None
     assert all(layer.widths is not None for layer in layers[:-1])
     images = data.codes(trained.network.input.levels)
-    whole = to_network(trained.model, recipe.name, data.shape)
     codes, trace = layer_codes(trained.model, images), golden.run(whole, images)
     assert all(np.array_equal(codes[name], trace[name]) for name in trace)
     assert np.array_equal(golden.run(trained.network, images).classes, trace.classes)
