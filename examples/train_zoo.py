@@ -54,7 +54,9 @@ def write_readme(folder: Path) -> None:
         "Made by `make zoo`. Accuracies in percent; epochs were chosen on the validation images, "
         "the test images were only reported. *Bits* are those of all assignments. One exception: "
         "test accuracies of earlier variants of the fashion recipe were seen before it was "
-        "settled, so its test figure is a little optimistic.", "",
+        "settled, so its test figure is a little optimistic; and normalization in training has "
+        "been rounded in another order since: the command now gives 89.98 % on the test images "
+        "(91.26 % on the validation images).", "",
         "| file | command | seed | bits | float, validation | float, test | validation | test | "
         "data | network |",
         "|---|---|---|---|---|---|---|---|---|---|", *rows, "")))
