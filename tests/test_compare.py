@@ -9,7 +9,7 @@ from nomul.boards.targets import target
 from nomul.compare import Row, compare, markdown, plot, size_of
 from nomul.compiler.errors import DataError
 from nomul.compiler.network import Argmax, Dense, Flatten, Input, Levels, Network, Staircase
-from nomul.compiler.quantize.constraints import PowerOfTwo
+from nomul.compiler.quantize.constraints import Free, PowerOfTwo
 from nomul.compiler.quantize.methods import LutqMethod, UniformMethod
 from nomul.compiler.quantize.recipes import recipe_of
 from nomul.compiler.storage import load
@@ -70,18 +70,25 @@ def test_methods_of_the_digits(tmp_path: Path) -> None:
     rows = compare(recipe, methods, tmp_path, chip=target("ecp5-25k"), images=12,
                    progress=lambda stage, *_: stages.append(stage))
     assert [row.name for row in rows] == [*methods]
-    for number, row in enumerate(rows):
+    for row in rows:
         assert row.mismatches == 0 and row.played == 12 and row.exact == 360 and row.dsp == 0
         assert row.lut4 and row.fmax_mhz and row.interval >= 2048
-        assert load(tmp_path / f"{number}.nomul").digest == row.digest
+        file, = tmp_path.glob(f"{row.name}-*.nomul")
+        assert load(file).digest == row.digest
     assert rows[0].float_accuracy == rows[1].float_accuracy
     assert rows[1].regrouped == 0 < rows[0].regrouped
     assert "uniform: float" in stages and "pow2: float" not in stages
 
     stages.clear()
-    again = compare(recipe, {**methods}, tmp_path, chip=target("ecp5-25k"), images=12,
-                    progress=lambda stage, *_: stages.append(stage))
-    assert again == rows and not stages
+    again = compare(recipe, dict(reversed(methods.items())), tmp_path, chip=target("ecp5-25k"),
+                    images=12, progress=lambda stage, *_: stages.append(stage))
+    assert again == rows[::-1] and not stages
+
+    # Another method goes on from the float net that is there.
+    more = {"free": LutqMethod(constraint=Free(bits=2))}
+    compare(recipe, more, tmp_path, chip=target("ecp5-25k"), images=2,
+            progress=lambda stage, *_: stages.append(stage))
+    assert "free: lutq" in stages and "free: float" not in stages
 
     file = tmp_path / "compare.json"
     file.write_text(file.read_text()[:100])

@@ -6,8 +6,10 @@ on where it was.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +30,13 @@ from nomul.compiler.layers import Weighted
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
 from nomul.compiler.planner import fold_for_interval, make_plan
+from nomul.compiler.quantize.checkpoints import Checkpoint
 from nomul.compiler.quantize.datasets import Dataset
 from nomul.compiler.quantize.datasets import load as load_data
 from nomul.compiler.quantize.export import layer_codes
 from nomul.compiler.quantize.methods import Method
 from nomul.compiler.quantize.recipes import Recipe
-from nomul.compiler.quantize.training import Trained, train
+from nomul.compiler.quantize.training import Teacher, Trained, train
 from nomul.compiler.storage import save
 from nomul.sim import golden
 from nomul.sim.vectors import make_vectors
@@ -143,8 +146,8 @@ def compare(recipe: Recipe, methods: Mapping[str, Method], folder: Path, *, chip
     methods : mapping
         By the names that the rows get.
     folder : Path
-        Gets checkpoints, networks and ``compare.json``. Rows that are there with the same
-        settings are not measured again.
+        Gets checkpoints, a network for each method and ``compare.json``. What is there with the
+        same settings, a row or the float net, is not made again.
     chip : Target
         What is synthesized for.
     interval : int, optional
@@ -167,12 +170,15 @@ def compare(recipe: Recipe, methods: Mapping[str, Method], folder: Path, *, chip
     data = load_data(recipe.dataset, cache=cache)
     rows: dict[str, Row] = {}
     known = _known(folder / "compare.json")
-    teacher = None
-    for number, (name, method) in enumerate(methods.items()):
-        identity = json.dumps({
-            "recipe": recipe.settings(), "method": method.settings(), "seed": seed,
-            "epochs": epochs, "chip": chip.name, "interval": interval, "images": images,
-            "seeds": seeds, "data": data.digest}, sort_keys=True)
+    training = {"recipe": recipe.settings(), "seed": seed, "epochs": epochs, "data": data.digest}
+    floats = Checkpoint(folder / f"{_file_name('float net', training)}.ckpt", training)
+    kept = floats.stage("teacher")
+    teacher = None if kept is None else Teacher(**kept)
+    for name, method in methods.items():
+        settings = {**training, "method": method.settings()}
+        file = folder / _file_name(name, settings)
+        identity = json.dumps({**settings, "chip": chip.name, "interval": interval,
+                               "images": images, "seeds": seeds}, sort_keys=True)
         if identity in known:
             rows[name] = Row(**{**known[identity], "name": name})
             continue
@@ -182,15 +188,23 @@ def compare(recipe: Recipe, methods: Mapping[str, Method], folder: Path, *, chip
                 progress(f"{name}: {stage}", done, total, text)
 
         trained = train(recipe, method, data=data, seed=seed, epochs=epochs, teacher=teacher,
-                        checkpoint=folder / f"{number}.ckpt", progress=report)
-        teacher = trained.teacher
-        save(trained.network, folder / f"{number}.nomul",
+                        checkpoint=file.with_suffix(".ckpt"), progress=report)
+        if teacher is None:
+            teacher = trained.teacher
+            floats.keep("teacher", {"state": teacher.state, "generator": teacher.generator})
+        save(trained.network, file.with_suffix(".nomul"),
              provenance={**trained.provenance, "name": name})
         rows[name] = _measure(name, trained, data, folder, chip, interval, images, seeds, report)
         known[identity] = asdict(rows[name])
         replace_file(folder / "compare.json", json.dumps(
             {"rows": known, "tools": tool_versions()}, indent=1) + "\n")
     return [*rows.values()]
+
+
+def _file_name(name: str, settings: Mapping[str, Any]) -> str:
+    """A file's name without its ending: ``name`` in letters, and what tells ``settings`` apart."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") + "-" + digest[:8]
 
 
 def _known(file: Path) -> dict[str, dict[str, Any]]:

@@ -49,7 +49,7 @@ def _method_options(command: Any) -> Any:
         click.option("--shared", is_flag=True, default=None,
                      help="lc: one codebook for all layers."),
         click.option("--steps", type=int, help="lc: L steps.  [default: 40]"),
-        click.option("--step-epochs", type=int, help="lc: epochs of an L step.  [default: 1]"),
+        click.option("--step-epochs", type=int, help="lc: epochs of an L step.  [default: 3]"),
         click.option("--mu", type=float, help="lc: penalty of the first L step."),
         click.option("--growth", type=float, help="lc: of the penalty, with each L step."),
         click.option("--codes", type=int, help="tbnu: values of an activation.  [default: 16]"),

@@ -131,8 +131,18 @@ class _Sized(Constraint):
         return 1 << self.bits
 
 
+class _Unconstrained(Constraint):
+    """Plain k-means, on the grid."""
+
+    def start(self, weights: Tensor, grid: int) -> Tensor:
+        return lloyd(weights, self.entries)
+
+    def project(self, means: Tensor, counts: Tensor, grid: int) -> Tensor:
+        return _to_grid(means, grid, self.value_bits)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Free(_Sized):
+class Free(_Unconstrained, _Sized):
     """Any ``2**bits`` fixed-point numbers.
 
     Parameters
@@ -143,16 +153,10 @@ class Free(_Sized):
 
     kind: ClassVar[str] = "free"
 
-    def start(self, weights: Tensor, grid: int) -> Tensor:
-        return lloyd(weights, self.entries)
-
-    def project(self, means: Tensor, counts: Tensor, grid: int) -> Tensor:
-        return _to_grid(means, grid, self.value_bits)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Clusters(Constraint):
-    """Any number of fixed-point numbers: what plain k-means gives.
+class Clusters(_Unconstrained):
+    """Any number of fixed-point numbers, not only a power of two.
 
     Parameters
     ----------
@@ -173,12 +177,6 @@ class Clusters(Constraint):
     @property
     def entries(self) -> int:
         return self.count
-
-    def start(self, weights: Tensor, grid: int) -> Tensor:
-        return lloyd(weights, self.count)
-
-    def project(self, means: Tensor, counts: Tensor, grid: int) -> Tensor:
-        return _to_grid(means, grid, self.value_bits)
 
 
 @dataclass(frozen=True, kw_only=True)

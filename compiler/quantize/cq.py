@@ -17,7 +17,7 @@ from nomul.compiler.quantize.constraints import Fixed
 from nomul.compiler.quantize.course import Course
 from nomul.compiler.quantize.graph import steps
 from nomul.compiler.quantize.lutq import LutQ, grid_bias_of, shadow_of, tied_of
-from nomul.compiler.quantize.methods import Method, converted
+from nomul.compiler.quantize.methods import Method, converted, trained
 from nomul.compiler.quantize.norms import GridNorm
 from nomul.compiler.quantize.perfilter import PerFilter, filter_steps, rounded
 from nomul.compiler.quantize.scores import class_scores, search_widths
@@ -66,9 +66,7 @@ class CqMethod(Method):
         model = converted(course, teacher, Fixed(bits=self.last_bits))
         for path, norm in self._layers(model):
             _per_filter(model.get_submodule(path), norm, widths[path])
-        course.learn(self.kind, course.placed(model), course.distillation_loss(teacher, model),
-                     course.recipe.rate)
-        return model
+        return trained(course, teacher, course.placed(model), self.kind)
 
     def finish(self, network: Network) -> Network:
         """Fold filters of 0 bits, which are constants, into the layers that read them."""

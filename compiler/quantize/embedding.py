@@ -122,16 +122,17 @@ class PixelEmbedding(nn.Module):
         Images that augmentation has interpolated are rounded to pixels first.
         """
         pixels = 1 << self.pixel_bits
-        index = round_half_up(images.detach() * pixels).clamp(0, pixels - 1).long()
+        # Channels last, as the rows of the table are: no code is moved once it is looked up.
+        index = round_half_up(images.detach().permute(0, 2, 3, 1) * pixels)
+        index = index.clamp(0, pixels - 1).long()
         if self.tables > 1:
-            index = index + pixels * torch.arange(
-                self.channels, device=images.device).view(1, -1, 1, 1)
+            index = index + pixels * torch.arange(self.channels, device=images.device)
         rows = self.table.clamp(0, self._top * self.step).detach()
         if self.rounded:
             rows = self.codes().to(self.table).flatten(0, 1) * self.step
         looked: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
             self.table, rows, index, self._top * self.step)
-        return looked.permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return looked.flatten(3).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return (f"depth={self.depth}, bits={self.bits}, channels={self.channels}, "

@@ -13,7 +13,7 @@ from nomul.compiler.quantize.constraints import Constraint, Fixed
 from nomul.compiler.quantize.convert import quantize_model
 from nomul.compiler.quantize.course import Course
 
-__all__ = ["FloatMethod", "LutqMethod", "Method", "UniformMethod", "converted"]
+__all__ = ["FloatMethod", "LutqMethod", "Method", "UniformMethod", "converted", "trained"]
 
 
 class Method(ABC):
@@ -62,6 +62,12 @@ def converted(course: Course, teacher: nn.Module, constraint: Constraint, *,
         iterations=recipe.iterations, kept=recipe.kept))
 
 
+def trained(course: Course, teacher: nn.Module, model: nn.Module, stage: str) -> nn.Module:
+    """``model``, trained in place with the scores of ``teacher`` at the recipe's rate."""
+    course.learn(stage, model, course.distillation_loss(teacher, model), course.recipe.rate)
+    return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class LutqMethod(Method):
     """Iteratively trained look-up tables (Cardinaux et al., arXiv 1811.05355).
@@ -80,9 +86,7 @@ class LutqMethod(Method):
         return {"method": self.kind, "dictionary": self.constraint.settings()}
 
     def compress(self, course: Course, teacher: nn.Module) -> nn.Module:
-        model = converted(course, teacher, self.constraint)
-        course.learn("lutq", model, course.distillation_loss(teacher, model), course.recipe.rate)
-        return model
+        return trained(course, teacher, converted(course, teacher, self.constraint), self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,7 @@ class UniformMethod(Method):
 
     def compress(self, course: Course, teacher: nn.Module) -> nn.Module:
         model = converted(course, teacher, Fixed(bits=self.bits))
-        course.learn("uniform", model, course.distillation_loss(teacher, model),
-                     course.recipe.rate)
-        return model
+        return trained(course, teacher, model, self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from nomul.compiler.quantize.convert import (
 )
 from nomul.compiler.quantize.course import Course
 from nomul.compiler.quantize.embedding import PixelEmbedding
-from nomul.compiler.quantize.methods import Method
+from nomul.compiler.quantize.methods import Method, trained
 from nomul.compiler.quantize.norms import Norm
 from nomul.compiler.quantize.schemes import Scheme, TableActivation, choose_levels
 from nomul.compiler.quantize.stepped import Curve, Stepped, midpoints
@@ -157,5 +157,4 @@ class TbnuMethod(Method):
             copy.deepcopy(teacher).cpu(), codes=self.codes, entries=self.entries,
             scheme=self.scheme, entry=course.entry(), calibration=course.some.cpu(),
             iterations=recipe.iterations, norm=recipe.norm, kept=recipe.kept))
-        course.learn("tbnu", model, course.distillation_loss(teacher, model), recipe.rate)
-        return model
+        return trained(course, teacher, model, self.kind)

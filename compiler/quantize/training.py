@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import nomul
 from nomul.compiler.errors import ModelError
 from nomul.compiler.network import Levels, Network
+from nomul.compiler.quantize.allocator import keep_freed_memory
 from nomul.compiler.quantize.captured import exact_convolutions, gpu_stream
 from nomul.compiler.quantize.checkpoints import Checkpoint
 from nomul.compiler.quantize.course import Course, Part, Progress
@@ -192,6 +193,7 @@ def _input_levels(recipe: Recipe, data: Dataset) -> Levels:
 @contextmanager
 def _deterministic(seed: int, threads: int) -> Iterator[None]:
     """Torch's global generator and threads, set for the block and put back after it."""
+    keep_freed_memory()
     before = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
