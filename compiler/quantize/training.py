@@ -97,9 +97,10 @@ def train(recipe: Recipe, method: Method, *, data: Dataset | None = None,
 
 
 def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = None,
-        progress: Progress | None = None, checkpoint: Path | None = None,
-        data: Dataset | None = None, cache: Path | None = None,
-        device: torch.device | None = None, teacher: Teacher | None = None) -> Fitted:
+        float_epochs: int | None = None, progress: Progress | None = None,
+        checkpoint: Path | None = None, data: Dataset | None = None,
+        cache: Path | None = None, device: torch.device | None = None,
+        teacher: Teacher | None = None) -> Fitted:
     """Learn ``recipe`` in float, and compress it with ``method``.
 
     Epochs are chosen on the validation images. The test images are looked at once, when all is
@@ -115,6 +116,8 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
         Of all that is random. Equal arguments give equal networks on one machine's CPU.
     epochs : int, optional
         Epochs of the float training, and of those of the method, instead of the recipe's.
+    float_epochs : int, optional
+        Epochs of the float training alone.
     progress : callable, optional
         See `Progress`; the first stage is ``float``, others are the method's.
     checkpoint : Path, optional
@@ -139,14 +142,16 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
         If the package that holds the data is missing, or cannot be fetched.
     """
     epochs = recipe.epochs if epochs is None else epochs
-    if epochs < 1:
-        raise ModelError(f"recipe {recipe.name!r}: epochs must be at least 1, not {epochs!r}")
+    float_epochs = epochs if float_epochs is None else float_epochs
+    if (least := min(epochs, float_epochs)) < 1:
+        raise ModelError(f"recipe {recipe.name!r}: epochs must be at least 1, not {least!r}")
     data = load(recipe.dataset, cache=cache) if data is None else data
     if device is None:
         gpu = recipe.accelerate and torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
     identity = {
         "recipe": recipe.settings(), **method.settings(), "seed": seed, "epochs": epochs,
+        **({} if float_epochs == epochs else {"float_epochs": float_epochs}),
         "data": {"name": data.name, "digest": data.digest, "sizes": data.sizes}}
     levels = _input_levels(recipe, data)
     codes = data.codes(levels)
@@ -160,7 +165,8 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
     with _deterministic(seed, recipe.threads), gpu_stream(device):
         net = course.placed(recipe.model())
         if teacher is None:
-            course.learn("float", net, course.label_loss(), recipe.float_rate)
+            course.learn("float", net, course.label_loss(), recipe.float_rate,
+                         epochs=float_epochs)
             teacher = Teacher(state={key: value.detach().cpu().clone()
                                      for key, value in net.state_dict().items()},
                               generator=course.generator.get_state())

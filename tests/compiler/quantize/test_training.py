@@ -117,8 +117,17 @@ def test_a_training_that_diverges_says_so(recipe: Recipe) -> None:
 
 
 def test_no_epochs_are_refused(recipe: Recipe) -> None:
-    with pytest.raises(ModelError, match="recipe 'digits': epochs must be at least 1, not 0"):
-        train(recipe, FREE, epochs=0)
+    for given in ({"epochs": 0}, {"epochs": 1, "float_epochs": 0}):
+        with pytest.raises(ModelError, match="recipe 'digits': epochs must be at least 1, not 0"):
+            train(recipe, FREE, **given)
+
+
+def test_epochs_of_the_float_net_alone(recipe: Recipe) -> None:
+    done: list[tuple[str, int]] = []
+    provenance = train(recipe, FREE, epochs=1, float_epochs=2, progress=lambda at, epoch, *_:
+                       done.append((at, epoch))).provenance
+    assert done == [("float", 1), ("float", 2), ("lutq", 1)]
+    assert (provenance["epochs"], provenance["float_epochs"]) == (1, 2)
 
 
 def test_augmentation_moves_by_whole_and_half_pixels() -> None:
