@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nomul.compiler.layers import Add, Dense, Layer, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes, Ints, Levels, Staircase
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
-from nomul.hw.product import shift_add_slopes
+from nomul.hw.product import progression, shift_add_slopes
 
 __all__ = [
     "ShiftClipTerms",
@@ -27,6 +28,8 @@ __all__ = [
     "sum_terms",
     "threshold_rows",
 ]
+
+_LUT4_ROWS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,9 @@ def legal_circuits(network: Network, layer: Layer,
     products = [ProductCircuit.NONE]
     if not isinstance(layer, Add):
         products = [ProductCircuit.TABLE]
+        if not layer.lanewise and progression(terms.products.tolist()) is not None:
+            # A table of 4 address bits is a LUT4 for each bit of a product.
+            products.insert(0 if terms.products.size > _LUT4_ROWS else 1, ProductCircuit.MASKED)
         if shift_add_slopes(terms.products.tolist()) is not None:
             products.insert(0, ProductCircuit.SHIFT_ADD)
     if staircase is None:
@@ -167,35 +173,46 @@ def legal_circuits(network: Network, layer: Layer,
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftClipTerms:
-    """A staircase as a shift: ``code = clip((±accumulator + offset) >> shift, 0, codes - 1)``."""
+    """A staircase as shifts: ``code = clip((±accumulator + offset) >> shift, 0, codes - 1)``."""
 
-    shift: int
-    negate: bool
+    shifts: Ints
+    """Shape [outputs]."""
+    negate: Ints
+    """Shape [outputs]: 1 where the accumulator is subtracted."""
     offsets: Ints
     """Shape [outputs]."""
 
+    @property
+    def common(self) -> bool:
+        """Whether shift and sign are the same for all outputs."""
+        return not np.ptp(self.shifts) and not np.ptp(self.negate)
+
 
 def shift_clip_terms(staircase: Staircase, low: Ints, high: Ints) -> ShiftClipTerms | None:
-    """The shift that gives the same codes for every accumulator from ``low`` to ``high``,
-    shape [outputs]; None if there is none.
+    """Shifts that give the same codes for every accumulator from ``low`` to ``high``,
+    shape [outputs]; None if there are none.
 
     Only thresholds that an accumulator can lie on both sides of must be an arithmetic
-    progression whose step is a power of two.
+    progression whose step is a power of two: one for each output, as behind a batch normalization
+    that multiplies with powers of two (arXiv 1811.05355). The shifts found lie as near together
+    as can be.
     """
     outputs, top = len(low), len(staircase.levels) - 1
     thresholds = np.broadcast_to(staircase.thresholds, (outputs, top))
     directions = np.broadcast_to(staircase.directions, outputs)
     constants = np.broadcast_to(staircase.constants, outputs)
-    negate = bool((directions < 0).any())
-    if negate and (directions > 0).any():
-        return None
-    if negate:  # x <= t is -x >= -t
-        thresholds, low, high = -thresholds[:, ::-1], -high, -low
+    falling = directions < 0
+    negate = falling | ((directions == 0) & falling.any() & ~(directions > 0).any())
+    # x <= t is -x >= -t
+    thresholds = np.where(negate[:, None], -thresholds[:, ::-1], thresholds)
+    low, high = np.where(negate, -high, low), np.where(negate, -low, high)
 
     # Per row: codes certain, the first threshold that matters, and where it must be.
     below = np.where(directions == 0, constants, (thresholds <= low[:, None]).sum(axis=1))
     above = np.where(directions == 0, constants, (thresholds <= high[:, None]).sum(axis=1))
+    first = np.take_along_axis(thresholds, np.minimum(below, top - 1)[:, None], axis=1)[:, 0]
     index = np.arange(1, top + 1)
+    right, offsets = [], []
     for shift in range(int((high - low).max()).bit_length() + 1):
         step = 1 << shift
         # (acc + offset) >> shift must reach ``below`` at the lowest, and not go above it
@@ -204,17 +221,34 @@ def shift_clip_terms(staircase: Staircase, low: Ints, high: Ints) -> ShiftClipTe
         at_most = (below + 1) * step - high - 1
         least = np.where(below == 0, -high - 1, at_least)
         constant = np.where(below == top, least, np.minimum(least, at_most))
-        first = np.take_along_axis(thresholds, np.minimum(below, top - 1)[:, None], axis=1)[:, 0]
-        offsets = np.where(below == above, constant, (below + 1) * step - first)
+        offset = np.where(below == above, constant, (below + 1) * step - first)
         # Verified on every threshold: the shift passes it exactly where the staircase does.
-        placed = index * step - offsets[:, None]
+        placed = index * step - offset[:, None]
         matters = (index > below[:, None]) & (index <= above[:, None])
-        right = np.where(matters, placed == thresholds,
-                         np.where(index <= below[:, None], placed <= low[:, None],
-                                  placed > high[:, None]))
-        if right.all():
-            return ShiftClipTerms(shift=shift, negate=negate, offsets=offsets)
-    return None
+        right.append(np.where(matters, placed == thresholds,
+                              np.where(index <= below[:, None], placed <= low[:, None],
+                                       placed > high[:, None])).all(axis=1))
+        offsets.append(offset)
+    chosen = _near_together(np.array(right))
+    if chosen is None:
+        return None
+    return ShiftClipTerms(shifts=chosen, negate=negate.astype(np.int64),
+                          offsets=np.array(offsets)[chosen, np.arange(outputs)])
+
+
+def _near_together(legal: NDArray[np.bool_]) -> Ints | None:
+    """For each column of ``legal`` a row where it is true, the rows as near to each other as can
+    be; None if a column has none."""
+    rows = np.arange(len(legal))[:, None]
+    best: Ints | None = None
+    for lowest in range(len(legal)):
+        at_least = legal & (rows >= lowest)
+        if not at_least.any(axis=0).all():
+            break
+        chosen = at_least.argmax(axis=0)
+        if best is None or np.ptp(chosen) < np.ptp(best):
+            best = chosen
+    return best
 
 
 def threshold_rows(staircase: Staircase, offsets: Ints, low: int, high: int,

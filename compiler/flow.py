@@ -36,7 +36,6 @@ __all__ = [
     "Stream",
     "hardware_readers",
     "hardware_source",
-    "is_lanewise",
     "output_lanes",
     "queue_depths",
     "stages",
@@ -109,14 +108,6 @@ class Stage:
     cycles: int
 
 
-def is_lanewise(layer: Layer) -> bool:
-    """Whether an output channel sees its own input channel alone: depthwise convolution,
-    pooling, addition."""
-    if isinstance(layer, Conv2d):
-        return layer.assignment.shape[3] == 1 and layer.outputs == layer.groups
-    return isinstance(layer, MaxPool | SumPool | Add)
-
-
 def output_lanes(outputs: int, cycles: int) -> int:
     """Of ``outputs`` sums that are ready every so many ``cycles``, how many leave at once: the
     fewest that keep up."""
@@ -148,7 +139,7 @@ def _stage(network: Network, layer: Layer, before: Stream, fold: Fold) -> Stage:
         return Stage(takes=before, gives=before, cycles=before.beats)
     wire = network.reads(layer)[0]
     channels, pixels = wire.shape[-1], prod(wire.shape[:-1])
-    if is_lanewise(layer):
+    if layer.lanewise:
         takes = Stream(lanes=outputs, length=channels, vectors=pixels)
         gives = Stream(lanes=outputs, length=shape[-1], vectors=prod(shape[:-1]))
         assert isinstance(wire, Codes)

@@ -24,7 +24,6 @@ from nomul.compiler.flow import (
     Stream,
     hardware_readers,
     hardware_source,
-    is_lanewise,
     window_of,
 )
 from nomul.compiler.layers import (
@@ -44,6 +43,7 @@ from nomul.compiler.layers import (
 from nomul.compiler.network import Network
 from nomul.compiler.plan import LayerPlan, Plan, check_plan, plan_stages
 from nomul.compiler.values import Codes, Ints, Staircase
+from nomul.hw.affine import Affine
 from nomul.hw.argmax import Argmax as ArgmaxUnit
 from nomul.hw.axis import AxisTop
 from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
@@ -54,11 +54,11 @@ from nomul.hw.embedding import Embedding
 from nomul.hw.fill import ZeroAbsent
 from nomul.hw.graph import Graph
 from nomul.hw.lanewise import LanewiseMax, LanewiseSums
-from nomul.hw.product import Products, ShiftAddProducts, TableProducts
+from nomul.hw.product import MaskedProducts, Products, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
 from nomul.hw.sparse import SparseDots
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
+from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, beats
 from nomul.hw.window import Windows
 
@@ -191,7 +191,7 @@ def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) 
         parts = _dense(layer, terms, packed, entry, stage)
         if sparse := sparse_terms(layer, wire.levels):
             parts = {"sums": _corrected(parts, sparse, terms, entry, stage)}
-    elif is_lanewise(layer):
+    elif layer.lanewise:
         assert isinstance(layer, Conv2d | SumPool)
         parts = _lanewise(layer, terms, packed, wire, entry, element)
     else:
@@ -205,7 +205,27 @@ def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> P
     table = terms.products.tolist()
     if plan.product is ProductCircuit.SHIFT_ADD:
         return ShiftAddProducts(table, lanes=lanes, inputs=inputs)
+    if plan.product is ProductCircuit.MASKED:
+        return MaskedProducts(table, lanes=lanes, inputs=inputs)
     return TableProducts(table, lanes=lanes, inputs=inputs, storage=plan.products_in)
+
+
+def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: LayerPlan,
+                  o_lanes: int) -> Parts:
+    """Dot products with ``rows``, weights of ``terms`` with places for absent inputs."""
+    products = _products(terms, plan, lanes=plan.outputs, inputs=plan.inputs)
+    shape = _sum_shape(terms)
+    options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed}
+    if not isinstance(products, MaskedProducts):
+        return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, **options)}
+    entries = terms.assignment if packed is None else np.array(packed)[terms.assignment]
+    counts = np.array(products.encoding)[entries].sum(axis=1)
+    most = max(int(counts.max()), entries.shape[1]) * (terms.products.shape[1] - 1)
+    inner = signed_range(0, most)
+    return {
+        "dots": DotProducts(products, rows.tolist(), acc_shape=inner, total=True, **options),
+        "affine": Affine(inner, shape, base=products.base, step=products.step, lanes=o_lanes),
+    }
 
 
 def _sum_shape(terms: SumTerms) -> Any:
@@ -215,15 +235,13 @@ def _sum_shape(terms: SumTerms) -> Any:
 def _dense(layer: Dense, terms: SumTerms, packed: list[int] | None, plan: LayerPlan, stage: Stage,
            ) -> Parts:
     """Repeat the inputs for each group of outputs, and add up."""
-    dots = DotProducts(_products(terms, plan, lanes=plan.outputs, inputs=plan.inputs),
-                       terms.assignment.tolist(), acc_shape=_sum_shape(terms),
-                       o_lanes=stage.gives.lanes, storage=plan.weights_in,
-                       packed=packed)
+    sums = _dot_products(terms, packed, terms.assignment, plan, stage.gives.lanes)
+    dots = sums["dots"]
     parts: Parts = {}
     if plan.depth:
         parts["replay"] = Replay(dots.i.payload.shape(), length=beats(layer.fan_in, plan.inputs),
                                  repeats=dots.groups, depth=plan.depth)
-    return parts | {"dots": dots}
+    return parts | sums
 
 
 def _corrected(parts: Parts, sparse: SparseTerms, terms: SumTerms, plan: LayerPlan, stage: Stage,
@@ -287,10 +305,6 @@ def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire:
     # Absent lanes carry code 0, which adds nothing whatever its weight is.
     rows = np.zeros((layer.outputs, *layer.window.kernel, words * lanes), dtype=np.int64)
     rows[..., :channels] = terms.assignment.reshape(layer.assignment.shape)
-    dots = DotProducts(_products(terms, plan, lanes=plan.outputs, inputs=lanes),
-                       rows.reshape(layer.outputs, -1).tolist(), acc_shape=_sum_shape(terms),
-                       o_lanes=stage.gives.lanes, storage=plan.weights_in,
-                       packed=packed)
     parts: Parts = {}
     if channels % lanes:
         parts["fill"] = ZeroAbsent(element, lanes=lanes, length=channels)
@@ -298,7 +312,8 @@ def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire:
     parts["window"] = _windows(layer.window, wire, element, plan, pad=wire.levels.zero or 0,
                                lanewise=False, groups=layer.groups,
                                repeats=beats(each, plan.outputs))
-    return parts | {"dots": dots}
+    return parts | _dot_products(terms, packed, rows.reshape(layer.outputs, -1), plan,
+                                 stage.gives.lanes)
 
 
 def _staircase(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, lanes: int,
@@ -312,8 +327,14 @@ def _staircase(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, la
         assert staircase
         shift = shift_clip_terms(staircase, terms.low + offsets, terms.high + offsets)
         assert shift, "the plan is checked"
-        negate = shift.negate
-        offsets = shift.offsets - offsets if negate else shift.offsets + offsets
+        offsets = shift.offsets + np.where(shift.negate, -offsets, offsets)
+        if not shift.common:
+            return {"staircase": ShiftClipRows(
+                shape, signed_range(*_moved_range(terms, offsets, shift.negate)),
+                offsets=offsets.tolist(), shifts=shift.shifts.tolist(),
+                negate=shift.negate.tolist(), codes=len(staircase.levels), lanes=lanes,
+                storage=plan.constants_in)}
+        negate = bool(shift.negate[0])
     # An own offset for each output is added; a common one moves into the thresholds.
     rows = plan.staircase in (StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH)
     folded = rows and (not np.ptp(offsets) or bool(staircase and staircase.per_channel))
@@ -328,8 +349,8 @@ def _staircase(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, la
 
     if shift:
         assert staircase
-        parts["staircase"] = ShiftClip(shape, shift=shift.shift, codes=len(staircase.levels),
-                                       lanes=lanes)
+        parts["staircase"] = ShiftClip(shape, shift=int(shift.shifts[0]),
+                                       codes=len(staircase.levels), lanes=lanes)
     elif rows:
         assert staircase
         thresholds, falling = threshold_rows(staircase, offsets, low, high)
@@ -339,8 +360,7 @@ def _staircase(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, la
     return parts
 
 
-def _moved_range(terms: SumTerms, offsets: Ints, negate: bool) -> tuple[int, int]:
-    """Lowest and highest of ``offsets`` plus the sums, or minus them."""
-    if negate:
-        return int((offsets - terms.high).min()), int((offsets - terms.low).max())
-    return int((terms.low + offsets).min()), int((terms.high + offsets).max())
+def _moved_range(terms: SumTerms, offsets: Ints, negate: Ints | bool) -> tuple[int, int]:
+    """Lowest and highest of ``offsets`` plus the sums, or minus them where ``negate``."""
+    low, high = np.where(negate, -terms.high, terms.low), np.where(negate, -terms.low, terms.high)
+    return int((offsets + low).min()), int((offsets + high).max())

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from nomul.compiler.circuits import legal_circuits
 from nomul.compiler.errors import DataError, PlanError
-from nomul.compiler.flow import Fold, Stage, is_lanewise, queue_depths, stages, window_of
+from nomul.compiler.flow import Fold, Stage, queue_depths, stages, window_of
 from nomul.compiler.layers import (
     Argmax,
     Conv2d,
@@ -156,7 +156,7 @@ def check_fold(network: Network, layer: Layer, outputs: int, inputs: int) -> Non
         if not 1 <= lanes <= limit:
             raise PlanError(f"{where} compute 1 to {limit} {what} at once, not {lanes}; "
                             "change its fold")
-    if is_lanewise(layer):
+    if layer.lanewise:
         if outputs != inputs:
             raise PlanError(f"{where} compute as many outputs as inputs at once, because its "
                             f"channels do not meet, not {outputs} and {inputs}; change its fold")
@@ -176,7 +176,7 @@ def check_input_lanes(network: Network, lanes: int) -> None:
 
 
 def _most_lanes(network: Network, layer: Layer) -> Fold:
-    if is_lanewise(layer):
+    if layer.lanewise:
         channels = network.reads(layer)[0].shape[-1]
         return channels, channels
     match layer:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nomul.compiler.circuits import legal_circuits
 from nomul.compiler.errors import PlanError
-from nomul.compiler.flow import Fold, hardware_source, is_lanewise, queue_depths, stages, window_of
+from nomul.compiler.flow import Fold, hardware_source, queue_depths, stages, window_of
 from nomul.compiler.layers import Conv2d, Dense, Layer, MaxPool, PixelEmbedding, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
@@ -47,7 +47,7 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
     chosen = dict(folds or {})
     layers, used = [], {}
     for layer in planned_layers(network):
-        lanewise = is_lanewise(layer) or isinstance(layer, PixelEmbedding)
+        lanewise = layer.lanewise or isinstance(layer, PixelEmbedding)
         fold = chosen.pop(layer.name, (1, 1) if lanewise else default)
         check_fold(network, layer, *fold)
         used[layer.name] = fold
@@ -72,7 +72,7 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
         rows = layer.outputs
     elif isinstance(layer, PixelEmbedding):
         weights = layer.table.size * layer.levels.bits
-    lanes = outputs if is_lanewise(layer) else outputs * inputs
+    lanes = outputs if layer.lanewise else outputs * inputs
     return LayerPlan(
         name=layer.name, outputs=outputs, inputs=inputs, product=products[0],
         products_in=Storage.BLOCK if table > 64 and lanes <= 4 else Storage.LOGIC,
@@ -94,7 +94,7 @@ def _comfortable_depth(network: Network, layer: Layer, fold: Fold) -> int:
         window = window_of(layer, wire)
         height, width, channels = wire.shape
         repeats = 1
-        if isinstance(layer, Conv2d) and not is_lanewise(layer):
+        if isinstance(layer, Conv2d) and not layer.lanewise:
             repeats = beats(layer.outputs // layer.groups, outputs)
         depth = max(least, even_depth(height, width, beats(channels, inputs), window.kernel,
                                       window.stride, window.padding, repeats))
@@ -138,7 +138,7 @@ def _folds_of(network: Network, layer: Layer) -> list[Fold]:
     channels = network.reads(layer)[0].shape[-1]
     if isinstance(layer, PixelEmbedding):
         return []
-    if is_lanewise(layer):
+    if layer.lanewise:
         return [(n, n) for n in _even(channels)]
     if isinstance(layer, Conv2d):
         each = layer.outputs // layer.groups
@@ -164,6 +164,6 @@ def parse_folds(text: str, network: Network) -> dict[str, Fold]:
                             f"commas, not {item!r}; for example dense1=4x8,dense2=2x16")
         name, fold = match[1], (int(match[2]), int(match[3]))
         names = [name] if name else [layer.name for layer in planned_layers(network)
-                                     if isinstance(layer, Weighted) and not is_lanewise(layer)]
+                                     if isinstance(layer, Weighted) and not layer.lanewise]
         folds.update(dict.fromkeys(names, fold))
     return folds

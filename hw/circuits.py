@@ -11,6 +11,7 @@ class ProductCircuit(enum.Enum):
 
     NONE = "none"
     SHIFT_ADD = "shift-add"
+    MASKED = "masked-sums"
     TABLE = "table"
 
 

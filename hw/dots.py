@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,12 +47,14 @@ class DotProducts(wiring.Component):
         Where each row has a width of its own: the rows then hold numbers, of which the bits below
         the leading 1 are stored (`PackedCycle`), and this their indices into the dictionary. All
         numbers of a row have as many bits; 0 stands for no weight at all, and needs code 0.
+    total : bool
+        Whether the sum of the inputs' codes leaves with the dot products, as an element more.
 
     Members
     -------
     i : In(vector(code_shape, products.inputs))
         Vectors, each ``groups`` times; lanes past the last input are ignored.
-    o : Out(vector(acc_shape, o_lanes))
+    o : Out(vector(acc_shape, o_lanes + total))
         Their dot products.
     """
 
@@ -60,13 +62,14 @@ class DotProducts(wiring.Component):
     o: stream.Interface
 
     def __init__(self, products: Products, rows: Sequence[Sequence[int]], *, acc_shape: ShapeLike,
-                 o_lanes: int, storage: Storage,
-                 packed: Sequence[int] | None = None) -> None:
+                 o_lanes: int, storage: Storage, packed: Sequence[int] | None = None,
+                 total: bool = False) -> None:
         self.products = products
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
         self.acc_shape = Shape.cast(acc_shape)
         self.o_lanes = o_lanes
         self.storage = storage
+        self.total = total
         self.packed = None if packed is None else tuple(int(index) for index in packed)
         if len({len(row) for row in self.rows}) != 1 or not self.rows[0]:
             raise ValueError("Rows of weights must be of one length, at least 1")
@@ -80,7 +83,7 @@ class DotProducts(wiring.Component):
             raise ValueError(f"Output lanes must divide the {products.lanes} lanes and be at least "
                              f"{beats(products.lanes, self.chunks)}, not {o_lanes!r}")
         super().__init__({"i": In(vector(products.code_shape, products.inputs)),
-                          "o": Out(vector(self.acc_shape, o_lanes))})
+                          "o": Out(vector(self.acc_shape, o_lanes + total))})
 
     def fields(self) -> list[list[int]]:
         """For each group and chunk, the weights of all lanes; 0 where there is none."""
@@ -132,6 +135,8 @@ class DotProducts(wiring.Component):
         valid, last = take, last_chunk
         terms = [[products.products[lane][n] for n in range(products.inputs)]
                  for lane in range(products.lanes)]
+        if self.total:
+            terms.append(self._codes(m, advance))
         for level in range(self.latency - 1):
             valid_next, last_next = Signal(name=f"valid_{level}"), Signal(name=f"last_{level}")
             with m.If(advance):
@@ -142,12 +147,12 @@ class DotProducts(wiring.Component):
                          for lane, lane_terms in enumerate(terms)]
 
         # Sums leave through a shift register, which takes a group when it has run empty.
-        held = Signal(products.lanes * width)
+        held, held_total = Signal(products.lanes * width), Signal(width if self.total else 0)
         left = Signal(range(parts + 1))
         leaving = Signal()
         m.d.comb += [
             leaving.eq(self.o.valid & self.o.ready),
-            self.o.payload.as_value().eq(held[:self.o_lanes * width]),
+            self.o.payload.as_value().eq(Cat(held[:self.o_lanes * width], held_total)),
             self.o.valid.eq(left != 0),
             advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
         ]
@@ -161,7 +166,9 @@ class DotProducts(wiring.Component):
             with m.If(advance & valid):
                 m.d.sync += acc.eq(Mux(last, 0, total))
                 with m.If(last):
-                    m.d.sync += held[lane * width:(lane + 1) * width].eq(total)
+                    place = (held_total if lane == products.lanes
+                             else held[lane * width:(lane + 1) * width])
+                    m.d.sync += place.eq(total)
 
         # The last group may have fewer rows than there are lanes.
         load = advance & valid & last
@@ -171,6 +178,16 @@ class DotProducts(wiring.Component):
             m.d.sync += left.eq(Mux(last_group, rest, parts) if rest != parts else parts)
 
         return m
+
+    def _codes(self, m: Module, enable: Value) -> list[Value]:
+        """The inputs' codes, beside their products."""
+        codes = []
+        for n in range(self.products.inputs):
+            code = Signal(self.products.code_shape, name=f"code_{n}")
+            with m.If(enable):
+                m.d.sync += code.eq(self.products.codes[n])
+            codes.append(code)
+        return codes
 
     def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[Value]) -> list[Value]:
         sums = []

@@ -8,15 +8,24 @@ counts as code 0, adds nothing whatever its weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.affine import signed_digits
 from nomul.hw.shapes import signed_range
 from nomul.hw.table import Storage, look_up
 
-__all__ = ["Products", "ShiftAddProducts", "TableProducts", "shift_add_slopes"]
+__all__ = [
+    "MaskedProducts",
+    "Products",
+    "ShiftAddProducts",
+    "TableProducts",
+    "progression",
+    "shift_add_slopes",
+]
 
 Table = tuple[tuple[int, ...], ...]
 
@@ -29,6 +38,24 @@ def shift_add_slopes(table: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
         if abs(slope) & (abs(slope) - 1) or any(p != slope * c for c, p in enumerate(row)):
             return None
     return slopes
+
+
+def progression(table: Sequence[Sequence[int]]) -> tuple[int, int, tuple[int, ...]] | None:
+    """``(base, step, counts)`` of a table with ``table[k][c] = (base + step * counts[k]) * c`` for
+    every entry k and code c, the smallest count 0 and the largest at least 1; None if there is
+    none. Any table of two different slopes has one."""
+    slopes = [int(row[1]) if len(row) > 1 else 0 for row in table]
+    if any(p != slope * c for row, slope in zip(table, slopes, strict=True)
+           for c, p in enumerate(row)):
+        return None
+    lowest = min(slopes)
+    step = gcd(*(slope - lowest for slope in slopes))
+    if not step or len(range(lowest, max(slopes) + 1, step)) > 2 * len(set(slopes)):
+        return None
+    # Counting up or down: the base that is the sum of fewer powers of two.
+    base, step = min(((lowest, step), (max(slopes), -step)),
+                     key=lambda pair: len(signed_digits(pair[0])))
+    return base, step, tuple((slope - base) // step for slope in slopes)
 
 
 class Products(wiring.Component):
@@ -152,6 +179,40 @@ class ShiftAddProducts(Products):
                         m.d.comb += product.eq(code << shift)
                     elif slope < 0:
                         m.d.comb += product.eq(negative << shift)
+
+
+class MaskedProducts(Products):
+    """Codes times small counts: a code is taken or not for each bit of the count.
+
+    For dictionaries that are an arithmetic progression, as any two values are. A product
+    ``(base + step * count) * code`` is split: what comes out is ``count * code``, and the sums
+    of these take the factors, once for all inputs: ``base * sum(codes) + step * sum(products)``.
+    Needs a table that `progression` accepts.
+    """
+
+    def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int) -> None:
+        found = progression(table)
+        if found is None:
+            raise ValueError("Masked products must be an arithmetic progression times the code; "
+                             "use a table")
+        self.base, self.step, counts = found
+        super().__init__([[count * code for code in range(len(table[0]))]
+                          for count in range(max(counts) + 1)], lanes=lanes, inputs=inputs)
+        self.encoding = counts
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        for lane in range(self.lanes):
+            for n in range(self.inputs):
+                count, code = self.indices[lane][n], self.codes[n]
+                terms = [Mux(bit, code, 0) << place for place, bit in enumerate(count)]
+                product = Signal(self.product_shape, name=f"product_{lane}_{n}")
+                m.d.comb += product.eq(sum(terms[1:], start=terms[0]))
+                with m.If(self.enable):
+                    m.d.sync += self.products[lane][n].eq(product)
+
+        return m
 
 
 class TableProducts(Products):

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 from nomul.hw.stream import beats, vector
 from nomul.hw.table import Cycle, Storage, check_rows, look_up
 
-__all__ = ["Comparators", "Offset", "Search", "ShiftClip"]
+__all__ = ["Comparators", "Offset", "Search", "ShiftClip", "ShiftClipRows"]
 
 
 def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage) -> Cycle:
@@ -163,6 +163,103 @@ class ShiftClip(wiring.Component):
                 steps = self.i.payload[lane] >> self.shift
                 code = Mux(steps >= self.codes - 1, self.codes - 1, steps)
                 m.d.sync += self.o.payload[lane].eq(Mux(steps < 0, 0, code))
+
+        return m
+
+
+class ShiftClipRows(wiring.Component):
+    """Offset, sign and right shift of each element's own, then clipped to the codes:
+    ``clip((±element + offset) >> shift, 0, codes - 1)``.
+
+    Batch normalization whose factors are powers of two is one of these. All paths from ``i`` to
+    ``o`` are registered; ``i.ready`` depends combinationally on ``o.ready``.
+
+    Latency: 3 cycles. Throughput: 1 beat a cycle.
+
+    Parameters
+    ----------
+    i_shape, sum_shape : shape-like
+        Signed shapes: of an element; of it, or its negative, and its offset.
+    offsets, shifts, negate : sequence of int, shape [rows]
+        A row for each element of a vector, or a single one for all; shifts at least 0,
+        ``negate`` 0 or 1.
+    codes : int
+        Number of codes; at least 2.
+    lanes : int
+        Elements to a beat; at least 1.
+    storage : Storage
+        What holds the rows.
+
+    Members
+    -------
+    i : In(vector(i_shape, lanes))
+        Elements.
+    o : Out(vector(code_shape, lanes))
+        Codes.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    latency = 3
+
+    def __init__(self, i_shape: ShapeLike, sum_shape: ShapeLike, *, offsets: Sequence[int],
+                 shifts: Sequence[int], negate: Sequence[int], codes: int, lanes: int,
+                 storage: Storage) -> None:
+        self.i_shape, self.sum_shape = Shape.cast(i_shape), Shape.cast(sum_shape)
+        self.offsets = check_rows(signed(max(self.i_shape.width, self.sum_shape.width) + 1),
+                                  offsets)
+        self.shifts, self.negate = tuple(shifts), check_rows(1, negate)
+        if not self.offsets or {len(self.shifts), len(self.negate)} != {len(self.offsets)}:
+            raise ValueError("There must be an offset, a shift and a sign for each row, and at "
+                             "least one row")
+        if min(self.shifts) < 0:
+            raise ValueError(f"Shifts must be at least 0, not {min(self.shifts)!r}")
+        if codes < 2 or lanes < 1:
+            raise ValueError(f"There must be at least 2 codes and 1 lane, "
+                             f"not {codes!r} and {lanes!r}")
+        self.codes = codes
+        self.lanes = lanes
+        self.storage = storage
+        self.code_shape = Shape.cast(range(codes))
+        super().__init__({"i": In(vector(self.i_shape, lanes)),
+                          "o": Out(vector(self.code_shape, lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        # A row: the offset, the shift beyond the least one, and the sign. -x is ~x + 1, so that
+        # the adder needs no other carry.
+        width, least = self.sum_shape.width, min(self.shifts)
+        more = (max(self.shifts) - least).bit_length()
+        size = width + more + 1
+        m.submodules.constants = constants = _constants(
+            [(offset + sign) % (1 << width) | shift - least << width | sign << width + more
+             for offset, shift, sign in zip(self.offsets, self.shifts, self.negate, strict=True)],
+            size, self.lanes, self.storage)
+
+        advance, summed, shifted = Signal(), Signal(), Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.i.ready.eq(constants.valid & advance),
+            constants.next.eq(self.i.valid & self.i.ready),
+        ]
+        with m.If(advance):
+            m.d.sync += [summed.eq(constants.next), shifted.eq(summed), self.o.valid.eq(shifted)]
+            for lane in range(self.lanes):
+                row = constants.row.word_select(lane, size)
+                offset, shift, sign = row[:width].as_signed(), row[width:width + more], row[-1]
+                total = Signal(signed(width), name=f"total_{lane}")
+                by = Signal(more, name=f"by_{lane}")
+                steps = Signal(signed(max(1, width - least)), name=f"steps_{lane}")
+                element = (self.i.payload[lane].as_unsigned()
+                           ^ sign.replicate(self.i_shape.width)).as_signed()
+                code = Mux(steps >= self.codes - 1, self.codes - 1, steps)
+                m.d.sync += [
+                    total.eq(element + offset),
+                    by.eq(shift),
+                    steps.eq(total >> least >> by),
+                    self.o.payload[lane].eq(Mux(steps < 0, 0, code)),
+                ]
 
         return m
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from nomul.compiler.circuits import legal_circuits
-from nomul.compiler.flow import Fold, is_lanewise, queue_depths
+from nomul.compiler.flow import Fold, queue_depths
 from nomul.compiler.layers import Argmax, Conv2d, Dense, Flatten, Input, Layer, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
@@ -125,14 +125,15 @@ def with_widths(rng: Rng, layer: _Weighted) -> _Weighted:
 def random_staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
     """A staircase for ``outputs`` accumulators between ``low`` and ``high``, of every kind."""
     levels = random_levels(rng)
-    rows = outputs if rng.integers(2) else 1
+    rows = outputs if rng.integers(3) else 1
     count = len(levels) - 1
     directions = rng.choice([-1, 0, 1], rows) if rng.integers(3) == 0 else (
         np.full(rows, rng.choice([-1, 1])))
-    if rng.integers(2):  # a progression that a shift can make
-        step = 1 << int(rng.integers(0, max(1, (high - low).bit_length())))
-        thresholds = step * np.arange(1, count + 1) + rng.integers(low, high + 1, (rows, 1))
-        directions = np.full(rows, directions[0])
+    if rng.integers(3):  # a progression that a shift can make, or one for each row
+        own = rows > 1 and bool(rng.integers(4))
+        steps = 1 << rng.integers(0, max(1, (high - low).bit_length()), (rows if own else 1, 1))
+        thresholds = steps * np.arange(1, count + 1) + rng.integers(low, high + 1, (rows, 1))
+        directions = directions if own else np.full(rows, directions[0])
     else:
         thresholds = np.sort(rng.integers(low - 2, high + 3, (rows, count)), axis=1)
     constants = np.where(directions == 0, rng.integers(0, count + 1, rows), 0)
@@ -173,7 +174,7 @@ def random_plan(network: Network, seed: int) -> Plan:
 
 def _fold(rng: Rng, network: Network, layer: Layer) -> Fold:
     channels = network.reads(layer)[0].shape[-1]
-    if is_lanewise(layer):
+    if layer.lanewise:
         lanes = int(rng.integers(1, channels + 1))
         return lanes, lanes
     if isinstance(layer, Conv2d):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from nomul.compiler.circuits import shift_clip_terms, sparse_terms, sum_terms, threshold_rows
-from nomul.compiler.network import Dense, Levels, Network
+from nomul.compiler.network import Dense, Levels, Network, Staircase
 from nomul.sim.golden import apply_staircase
 from nomul.sim.random_networks import random_network
 
@@ -54,7 +54,7 @@ def test_ranges_of_corrected_sums_are_exact() -> None:
 
 
 def test_shifts_are_found_where_they_exist_and_only_there() -> None:
-    found = 0
+    found = own = 0
     for _, layer, levels in hidden_layers():
         assert layer.staircase
         low, high = layer.accumulators(levels)
@@ -65,16 +65,26 @@ def test_shifts_are_found_where_they_exist_and_only_there() -> None:
         top = len(layer.staircase.levels) - 1
         if terms:
             found += 1
-            moved = (-1 if terms.negate else 1) * values[:, None] + terms.offsets
-            shifted = np.clip(moved >> terms.shift, 0, top)
+            own += not terms.common
+            moved = np.where(terms.negate, -1, 1) * values[:, None] + terms.offsets
+            shifted = np.clip(moved >> terms.shifts, 0, top)
             assert (shifted == golden)[reach].all()
         else:
-            assert not any(
-                (np.where(reach, np.clip((sign * values[:, None] + offset) >> shift, 0, top),
-                          golden) == golden).all()
-                for sign in (1, -1) for shift in range(8)
-                for offset in range(-40, 41)), "one offset for all outputs would do"
-    assert found > 50
+            passed = [(np.where(reach, np.clip((sign * values[:, None] + offset) >> shift, 0, top),
+                                golden) == golden).all(axis=0)
+                      for sign in (1, -1) for shift in range(8) for offset in range(-40, 41)]
+            assert not np.any(passed, axis=0).all(), "shifts for each output would do"
+    assert found > 50 and own > 5
+
+
+def test_shifts_lie_as_near_together_as_can_be() -> None:
+    # The first row has two thresholds within reach, 4 apart; the second and third have one.
+    staircase = Staircase(thresholds=[[4, 8, 90], [5, 80, 90], [0, 70, 90]], directions=[1, 1, -1],
+                          levels=Levels.uniform(4))
+    terms = shift_clip_terms(staircase, np.array([0, 0, -3]), np.array([8, 8, 3]))
+    assert terms is not None
+    assert terms.shifts.tolist() == [2, 2, 2] and terms.negate.tolist() == [0, 0, 1]
+    assert not terms.common
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -8,11 +8,13 @@ import pytest
 from amaranth.hdl import Fragment
 
 from nomul.compiler import lower as lowering
+from nomul.compiler.circuits import shift_clip_terms
 from nomul.compiler.lower import lower_body
 from nomul.compiler.network import Dense, Flatten, Input, Integers, Levels, Network, Weighted
 from nomul.compiler.plan import Plan, intervals
 from nomul.compiler.planner import fold_for_interval, make_plan
 from nomul.hw.chain import Chain
+from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.lanewise import LanewiseSums
 from nomul.hw.packed import PackedCycle
 from nomul.hw.sparse import walk
@@ -93,6 +95,26 @@ def test_the_law_covers_corrections() -> None:
     missing = [set(range(layer.outputs)) - {*layer.corrections[:, 0].tolist()}  # type: ignore[index]
                for layer in layers]
     assert len(layers) > 20 and any(missing) and not all(missing)
+
+
+def test_the_law_covers_shifts_of_their_own() -> None:
+    found = 0
+    for seed, network in enumerate(map(random_network, range(60))):
+        plan = random_plan(network, seed)
+        for layer in network.layers:
+            if (isinstance(layer, Dense) and layer.staircase
+                    and plan[layer.name].staircase is StaircaseCircuit.SHIFT_CLIP):
+                low, high = layer.accumulators(network.reads(layer)[0].levels)
+                terms = shift_clip_terms(layer.staircase, low, high)
+                found += terms is not None and not terms.common
+    assert found > 3
+
+
+def test_the_law_covers_all_products() -> None:
+    used = [entry.product for seed, network in enumerate(map(random_network, range(60)))
+            for entry in random_plan(network, seed).layers]
+    assert min(used.count(circuit) for circuit in ProductCircuit
+               if circuit is not ProductCircuit.NONE) > 10
 
 
 def test_a_wrong_correction_is_seen() -> None:

@@ -127,7 +127,7 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     (lambda c: c["layers"][0].update(outputs=1.5), "sizes must be whole numbers, not 1.5"),
     (lambda c: c["layers"][0].update(outputs=0), "must compute 1 to 7 outputs at once, not 0"),
     (lambda c: c["layers"][0].update(product="magic"),
-     "ProductCircuit must be one of none, shift-add, table, not 'magic'"),
+     "ProductCircuit must be one of none, shift-add, masked-sums, table, not 'magic'"),
     (lambda c: c["layers"][0].update(name="conv9"), "layer 'conv9' must be one of"),
     (lambda c: c.update(layers=3), "'int' object is not iterable"),
 ])

@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 """DotProducts and its product circuits against NumPy."""
+import itertools
 import re
 from typing import Any
 
@@ -7,8 +8,17 @@ import numpy as np
 import pytest
 from amaranth.hdl import signed
 
+from nomul.hw.affine import Affine, signed_digits
+from nomul.hw.chain import Chain
 from nomul.hw.dots import DotProducts
-from nomul.hw.product import Products, ShiftAddProducts, TableProducts, shift_add_slopes
+from nomul.hw.product import (
+    MaskedProducts,
+    Products,
+    ShiftAddProducts,
+    TableProducts,
+    progression,
+    shift_add_slopes,
+)
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
@@ -73,6 +83,63 @@ def test_sums_are_exact(circuit: type[Products], table: Any, storage: Storage, o
     got = transfer(dut, in_chunks(vectors, dut), 5 * per_vector, seed=inputs)
     sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
     assert sums.tolist() == products(table, weights, vectors).tolist()
+
+
+@pytest.mark.parametrize("slopes", [
+    (7, -3), (-5, -6, -5), (0, 9), (-77, 77), (-3, 0, 3), (13, 3, -2, 8), (5, 5, 6), (-8, -7, -5)])
+@pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
+    (1, 1, 1, 1), (5, 7, 2, 3), (6, 4, 6, 4), (7, 9, 3, 2), (4, 8, 2, 8)])
+def test_masked_sums_are_exact(slopes: tuple[int, ...], outputs: int, inputs: int, lanes: int,
+                               at_once: int) -> None:
+    """With what the factors make of them, behind a stream that stalls."""
+    rng = np.random.default_rng([outputs, inputs, lanes])
+    table = np.outer(slopes, np.arange(8))
+    weights = rng.integers(0, len(slopes), (outputs, inputs))
+    vectors = rng.integers(0, 8, (5, inputs))
+    vectors[0], vectors[1] = 7, 0
+    products = MaskedProducts(table.tolist(), lanes=lanes, inputs=at_once)
+    chunks = beats(inputs, at_once)
+    o_lanes = next(n for n in range(1, lanes + 1) if lanes % n == 0 and n * chunks >= lanes)
+    most = 7 * inputs * max(1, *products.encoding)
+    dots = DotProducts(products, weights.tolist(), o_lanes=o_lanes, storage=Storage.LOGIC,
+                       acc_shape=signed_range(0, most), total=True)
+    peak = int(np.abs(table).max()) * inputs
+    dut = Chain({"dots": dots, "affine": Affine(
+        dots.acc_shape, signed_range(-peak, peak), base=products.base, step=products.step,
+        lanes=o_lanes)})
+    got = transfer(dut, in_chunks(vectors, dots), 5 * beats(outputs, o_lanes), seed=inputs)
+    sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
+    assert sums.tolist() == (table[weights[None], vectors[:, None, :]].sum(axis=2)).tolist()
+
+
+def test_progressions_are_found_only_where_they_are_exact() -> None:
+    for slopes in ((7, -3), (13, 3, -2, 8), (0, 2, 4, 2), (-77, 77, 77)):
+        found = progression(np.outer(slopes, np.arange(5)).tolist())
+        assert found is not None
+        base, step, counts = found
+        assert [base + step * count for count in counts] == list(slopes)
+        assert min(counts) == 0 < max(counts)
+    assert progression([[0, 3, 6], [0, 4, 9]]) is None, "no product of two numbers"
+    assert progression([[0, 3]]) is None, "one slope alone"
+    assert progression([[0, 0], [0, 1], [0, 64]]) is None, "mostly gaps"
+
+
+@pytest.mark.parametrize("factors", [(0, 1), (1, 0), (-1, 3), (23, -45), (-7, -8), (1023, 683)])
+def test_factors_are_exact(factors: tuple[int, int]) -> None:
+    base, step = factors
+    vectors = np.random.default_rng(0).integers(-16, 16, (20, 3))
+    reach = 16 * (abs(base) + abs(step))
+    dut = Affine(signed(5), signed_range(-reach, reach), base=base, step=step, lanes=2)
+    got = transfer(dut, vectors.tolist(), 20, seed=3)
+    assert [list(beat) for beat in got] == (step * vectors[:, :2] + base * vectors[:, 2:]).tolist()
+
+
+def test_signed_digits_are_the_fewest() -> None:
+    for value in range(-300, 301):
+        digits = signed_digits(value)
+        assert sum(sign << place for sign, place in digits) == value
+        places = [place for _, place in digits]
+        assert all(b - a > 1 for a, b in itertools.pairwise(places))
 
 
 @pytest.mark.parametrize("circuit, storage", [
@@ -150,6 +217,12 @@ def test_slopes_are_found_only_where_they_are_exact() -> None:
 @pytest.mark.parametrize("make, message", [
     (lambda: ShiftAddProducts([[0, 3]], lanes=1, inputs=1),
      "Shift-add products must be a signed power of two, or zero, times the code; use a table"),
+    (lambda: MaskedProducts([[0, 1], [0, 2], [0, 64]], lanes=1, inputs=1),
+     "Masked products must be an arithmetic progression times the code; use a table"),
+    (lambda: Affine(4, signed(4), base=1, step=1, lanes=1),
+     "Shapes of integers must be signed, not unsigned(4) and signed(4)"),
+    (lambda: Affine(signed(4), signed(4), base=1, step=1, lanes=0),
+     "Number of lanes must be at least 1, not 0"),
     (lambda: ShiftAddProducts([[1, 1]], lanes=1, inputs=1),
      "Product table must be zero at code 0"),
     (lambda: ShiftAddProducts([[0, 1]], lanes=0, inputs=1),

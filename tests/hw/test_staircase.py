@@ -8,7 +8,7 @@ import pytest
 from amaranth.hdl import signed
 
 from nomul.hw.argmax import Argmax
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
+from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.sim.bench import measure, transfer
@@ -65,6 +65,21 @@ def test_shift_clip_counts_steps(shift: int, codes: int) -> None:
 
 
 @pytest.mark.parametrize("storage", Storage)
+@pytest.mark.parametrize("shifts, lanes, codes", [
+    ([1, 3, 0, 2, 1], 2, 6), ([2, 2, 2], 1, 16), ([0, 6], 1, 2), ([3], 2, 4), ([9, 8, 9], 3, 3)])
+def test_each_row_has_its_own_shift_and_sign(shifts: list[int], lanes: int, codes: int,
+                                             storage: Storage) -> None:
+    rng = np.random.default_rng(shifts)
+    negate, offsets = rng.integers(0, 2, len(shifts)), rng.integers(-90, 90, len(shifts))
+    vectors = all_values(max(3, len(shifts)) if len(shifts) == 1 else len(shifts))
+    sums = np.where(negate, -vectors, vectors) + offsets
+    dut = ShiftClipRows(signed(6), signed(8), offsets=offsets.tolist(), shifts=shifts,
+                        negate=negate.tolist(), codes=codes, lanes=lanes, storage=storage)
+    expected = np.clip(sums >> np.array(shifts), 0, codes - 1)
+    assert play(dut, vectors, lanes).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("storage", Storage)
 @pytest.mark.parametrize("offsets, lanes, negate", [
     ([7], 2, False), ([7], 1, True), ([1, -2, 30, -32, 5], 2, False), ([1, -60, 3], 1, True)])
 def test_offset_adds(offsets: list[int], lanes: int, negate: bool, storage: Storage) -> None:
@@ -91,6 +106,8 @@ def test_argmax_is_the_first_of_equals(length: int, lanes: int) -> None:
     (Comparators(signed(6), [[0, 3]], falling=[False], lanes=1, storage=Storage.LOGIC), 1),
     (Search(signed(6), [[0, 3]], falling=[False], lanes=1, storage=Storage.LOGIC), 1),
     (Offset(signed(6), signed(7), offsets=[3], lanes=1, negate=False, storage=Storage.LOGIC), 1),
+    (ShiftClipRows(signed(6), signed(7), offsets=[3], shifts=[1], negate=[1], codes=4, lanes=1,
+                   storage=Storage.LOGIC), 1),
     (Argmax(signed(6), lanes=1, length=4), 4), (Argmax(signed(6), lanes=2, length=4), 2)],
     ids=lambda value: type(value).__name__)
 def test_latency_and_throughput(dut: Any, i_beats: int) -> None:
@@ -102,6 +119,12 @@ def test_latency_and_throughput(dut: Any, i_beats: int) -> None:
     (lambda: ShiftClip(signed(6), shift=-1, codes=4, lanes=1), "Shift must be at least 0, not -1"),
     (lambda: ShiftClip(signed(6), shift=0, codes=1, lanes=1),
      "There must be at least 2 codes and 1 lane, not 1 and 1"),
+    (lambda: ShiftClipRows(signed(6), signed(6), offsets=[0, 1], shifts=[1], negate=[0], codes=2,
+                           lanes=1, storage=Storage.LOGIC),
+     "There must be an offset, a shift and a sign for each row, and at least one row"),
+    (lambda: ShiftClipRows(signed(6), signed(6), offsets=[0], shifts=[-1], negate=[0], codes=2,
+                           lanes=1, storage=Storage.LOGIC),
+     "Shifts must be at least 0, not -1"),
     (lambda: Comparators(signed(6), [[3, 1]], falling=[False], lanes=1, storage=Storage.LOGIC),
      "Thresholds must be in increasing order"),
     (lambda: Search(signed(6), [[99]], falling=[False], lanes=1, storage=Storage.LOGIC),

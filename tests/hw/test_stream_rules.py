@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from amaranth.hdl import Module, signed
 
+from nomul.hw.affine import Affine
 from nomul.hw.argmax import Argmax
 from nomul.hw.chain import Chain
 from nomul.hw.dots import DotProducts
-from nomul.hw.product import ShiftAddProducts, TableProducts
+from nomul.hw.product import MaskedProducts, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.sparse import SparseDots
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip
+from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup
 from nomul.hw.table import Storage
 from nomul.sim.formal import prove_streams
@@ -46,12 +47,17 @@ def sparse_dots(table: Sequence[int], *, lanes: int) -> SparseDots:
     Replay(2, length=2, repeats=2, depth=4),
     dots(ShiftAddProducts(TABLE, lanes=2, inputs=1)),
     dots(TableProducts(TABLE, lanes=2, inputs=2, storage=Storage.LOGIC)),
+    DotProducts(MaskedProducts(TABLE, lanes=1, inputs=1), [[0, 1, 1], [1, 0, 1]],
+                acc_shape=signed(4), o_lanes=1, storage=Storage.LOGIC, total=True),
+    Affine(signed(3), signed(5), base=-1, step=3, lanes=1),
     packed_dots(Storage.LOGIC),
     packed_dots(Storage.BLOCK),
     sparse_dots(range(2), lanes=1),
     sparse_dots([0, 3, -1], lanes=2),
     Offset(signed(3), signed(4), offsets=[1, 2, 3], lanes=1, negate=False, storage=Storage.LOGIC),
     ShiftClip(signed(4), shift=1, codes=3, lanes=1),
+    ShiftClipRows(signed(3), signed(4), offsets=[1, 2], shifts=[0, 1], negate=[0, 1], codes=3,
+                  lanes=1, storage=Storage.LOGIC),
     Comparators(signed(3), [[0, 2], [1, 1]], falling=[False, True], lanes=1,
                 storage=Storage.LOGIC),
     Search(signed(3), [[0, 2], [1, 1]], falling=[False, True], lanes=1, storage=Storage.LOGIC),

@@ -1,0 +1,117 @@
+"""Sums times constants, by shifts and additions."""
+from __future__ import annotations
+
+from amaranth.hdl import Module, Shape, ShapeLike, Signal, Value, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from nomul.hw.stream import vector
+
+__all__ = ["Affine", "signed_digits"]
+
+
+def signed_digits(value: int) -> list[tuple[int, int]]:
+    """``value`` as the fewest signed powers of two: (sign, exponent), of which no two exponents
+    are neighbours (the canonical signed-digit form)."""
+    digits = []
+    exponent = 0
+    while value:
+        if value & 1:
+            sign = 2 - (value & 3)  # +1 if a 0 follows, -1 if a 1 does
+            digits.append((sign, exponent))
+            value -= sign
+        value >>= 1
+        exponent += 1
+    return digits
+
+
+class Affine(wiring.Component):
+    """``base`` times the last element of a beat is added to ``step`` times each other one.
+
+    A register behind every adder. All paths from ``i`` to ``o`` are registered; ``i.ready``
+    depends combinationally on ``o.ready``.
+
+    Latency: ``latency`` cycles, the depth of the adders. Throughput: 1 beat a cycle.
+
+    Parameters
+    ----------
+    i_shape, o_shape : shape-like
+        Signed shapes of an element; ``o_shape`` must hold every result, of which parts may wrap
+        around and wrap back.
+    base, step : int
+        Factors.
+    lanes : int
+        Results to a beat; at least 1.
+
+    Members
+    -------
+    i : In(vector(i_shape, lanes + 1))
+        Elements, and behind them the one that they have in common.
+    o : Out(vector(o_shape, lanes))
+        Results.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, i_shape: ShapeLike, o_shape: ShapeLike, *, base: int, step: int,
+                 lanes: int) -> None:
+        self.i_shape, self.o_shape = Shape.cast(i_shape), Shape.cast(o_shape)
+        if not self.i_shape.signed or not self.o_shape.signed:
+            raise ValueError(f"Shapes of integers must be signed, not {self.i_shape!r} and "
+                             f"{self.o_shape!r}")
+        if lanes < 1:
+            raise ValueError(f"Number of lanes must be at least 1, not {lanes!r}")
+        self.base, self.step, self.lanes = base, step, lanes
+        terms = max(1, *(len(signed_digits(factor)) for factor in (base, step)))
+        self.latency = 1 + (terms - 1).bit_length()
+        super().__init__({"i": In(vector(self.i_shape, lanes + 1)),
+                          "o": Out(vector(self.o_shape, lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        advance = Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+        valid: Value = self.i.valid
+        elements = [self.i.payload[n] for n in range(self.lanes + 1)]
+        factors = [self.step] * self.lanes + [self.base]
+        sums = [[(sign, element << exponent) for sign, exponent in signed_digits(factor)]
+                for element, factor in zip(elements, factors, strict=True)]
+        for level in range(self.latency - 1):
+            following = Signal(name=f"valid_{level}")
+            with m.If(advance):
+                m.d.sync += following.eq(valid)
+            valid = following
+            sums = [self._add_pairs(m, f"sum_{level}_{n}", advance, terms)
+                    for n, terms in enumerate(sums)]
+
+        with m.If(advance):
+            m.d.sync += self.o.valid.eq(valid)
+            for lane in range(self.lanes):
+                total = Signal(self.o_shape, name=f"total_{lane}")
+                m.d.comb += total.eq(_sum([*sums[lane], *sums[-1]]))
+                m.d.sync += self.o.payload[lane].eq(total)
+
+        return m
+
+    def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[tuple[int, Value]],
+                   ) -> list[tuple[int, Value]]:
+        result = []
+        for n in range(0, len(terms), 2):
+            pair = terms[n:n + 2]
+            register = Signal(signed(self.o_shape.width), name=f"{name}_{n}")
+            sign = pair[0][0] if all(sign == pair[0][0] for sign, _ in pair) else 1
+            with m.If(enable):
+                m.d.sync += register.eq(_sum([(s * sign, value) for s, value in pair]))
+            result.append((sign, register))
+        return result
+
+
+def _sum(terms: list[tuple[int, Value]]) -> Value:
+    """Signed ``terms``, a positive one first where there is one: it saves a negation."""
+    first, *rest = sorted(terms, key=lambda term: -term[0]) or [(1, Value.cast(0))]
+    total: Value = first[1] if first[0] > 0 else -first[1]
+    for sign, value in rest:
+        total = total + value if sign > 0 else total - value
+    return total
