@@ -48,6 +48,7 @@ test-full: setup
 	$(BIN)/pytest -n $(JOBS) $(TESTS)
 
 bench: setup
+	$(BIN)/python -m nomul.lanes docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup

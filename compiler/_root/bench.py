@@ -4,14 +4,12 @@ Every figure comes from the tools' output in this run; networks are those of exa
 """
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nomul.boards.doctor import tool_versions
 from nomul.boards.shell import PinShell
 from nomul.boards.synth import synthesize
 from nomul.boards.targets import target
@@ -25,10 +23,10 @@ from nomul.compiler.storage import load, load_provenance
 from nomul.images import load_images
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
+from nomul.tables import Row, table, versions
 
 __all__ = ["main"]
 
-Row = Sequence[object]
 SEEDS = (1, 2, 3, 4, 5)
 CHIPS = ("ice40-hx8k", "ice40-up5k", "ecp5-25k")
 FOLDS = ("1x1", "dense1=2x2,dense2=1x2", "dense1=4x4,dense2=2x4", "dense1=8x4,dense2=5x4")
@@ -41,10 +39,11 @@ def main(docs: Path, zoo: Path) -> None:
     accuracy = load_provenance(zoo / "digits_pow2_3bit.nomul")["accuracy"]
     header = ("chip", "logic cells", "LUT4", "carry", "FF", "block RAM", "DSP",
               "Fmax min / median / max, MHz", "cycles", "inferences/s")
-    first = _table(header, smallest)
+    first = table(header, smallest)
     text = "\n\n".join((
         "# Benchmarks",
-        "Made by `make bench`; do not edit. " + _versions(),
+        "Made by `make bench`; do not edit. " + versions(
+            "pyosys", "nextpnr-ice40", "nextpnr-ecp5", "verilator", "amaranth"),
         "## The smallest plan of the digits network",
         "64-32-10, 3-bit power-of-two dictionary, 4-bit inputs and activations, 1 x 1 lanes,"
         " AXI4-Stream top in the byte-wide pin shell; place and route with seeds 1 to 5."
@@ -53,19 +52,19 @@ def main(docs: Path, zoo: Path) -> None:
         first,
         "## Folding",
         "The same network under other plans, seeds 1 to 3. All give the same bits.",
-        _table(("outputs x inputs at once", "chip", *header[1:]),
+        table(("outputs x inputs at once", "chip", *header[1:]),
                [(fold, *_chip_row(digits, make_plan(digits, parse_folds(fold, digits)), chip,
                                   seeds=(1, 2, 3)))
                 for fold in FOLDS for chip in ("ice40-hx8k", "ecp5-25k")]),
         "## Dictionaries",
         "The zoo's networks, 1 x 1 lanes, ECP5-25, seeds 1 to 3. Accuracies in percent on the 360 "
         "test images.",
-        _table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
+        table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
                [_zoo_row(path, "ecp5-25k") for path in sorted(zoo.glob("digits_*.nomul"))]),
         "## Images on the UP5K",
         "Convolutional networks of the zoo, the fewest lanes that reach 600 inferences a second at "
         "30 MHz, seeds 1 to 3. Accuracies in percent on the 10,000 test images.",
-        _table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
+        table(("network", "float", "quantized", "weight bits", "circuits", *header[1:]),
                [_zoo_row(path, "ice40-up5k", interval=30_000_000 // 600)
                 for path in [zoo / "mnist_lenet.nomul"]]))) + "\n"
     replace_file(docs / "benchmarks.md", text)
@@ -127,19 +126,6 @@ def _zoo_row(path: Path, chip: str, *, interval: int | None = None) -> Row:
                             data=provenance["data"]["name"])
     return (f"`{path.stem}`", f"{100 * accuracy['float_test']:.2f}",
             f"{100 * accuracy['quantized_test']:.2f}", bits, circuits, *figures)
-
-
-def _table(header: Row, rows: Sequence[Row]) -> str:
-    def line(cells: Row) -> str:
-        return "| " + " | ".join(f"{c:,}" if isinstance(c, int) else str(c) for c in cells) + " |"
-    return "\n".join((line(header), "|" + "---|" * len(header), *map(line, rows)))
-
-
-def _versions() -> str:
-    versions = tool_versions()
-    wanted = ("pyosys", "nextpnr-ice40", "nextpnr-ecp5", "verilator", "amaranth")
-    return (f"Python {platform.python_version()}, "
-            + ", ".join(f"{name} {versions[name]}" for name in wanted if name in versions) + ".")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from nomul.compiler.storage import save
 from nomul.sim import golden
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
+from nomul.tables import table
 
 __all__ = ["Row", "Size", "cells", "compare", "markdown", "plot", "size_of"]
 
@@ -288,8 +289,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def markdown(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
     header, lines = cells(rows)
-    return "\n".join("| " + " | ".join(line) + " |"
-                     for line in (header, ["---"] * len(header), *lines)) + "\n"
+    return table(header, lines) + "\n"
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:

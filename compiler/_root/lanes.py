@@ -1,0 +1,220 @@
+"""What a multiply-accumulate costs on gates: ``python -m nomul.lanes docs`` writes ``lanes.md``.
+
+Each product circuit over dictionaries and codes. Beside each stands the obvious lane, one product
+and one accumulator of 20 bits, mapped by the same tools in the same run.
+"""
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from nomul.boards.targets import Family, target
+from nomul.boards.yosys import make_netlist
+from nomul.compiler.files import replace_file
+from nomul.hw.circuits import ProductCircuit
+from nomul.hw.dots import DotProducts
+from nomul.hw.product import (
+    MaskedProducts,
+    Products,
+    ShiftAddProducts,
+    TableProducts,
+    progression,
+    shift_add_slopes,
+)
+from nomul.hw.shapes import signed_range
+from nomul.hw.table import Storage
+from nomul.tables import table, versions
+
+__all__ = ["Case", "Measured", "NaiveLane", "cases", "main", "markdown", "measure"]
+
+# Of the engine that is measured: enough inputs and outputs that control is a small part.
+_LANES, _FAN_IN, _OUTPUTS = 4, 128, 16
+_ACCUMULATOR = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A dictionary and the width of a code.
+
+    Parameters
+    ----------
+    dictionary : str
+        What it is called.
+    entries : tuple of int
+        Its values.
+    code_bits : int
+        Bits of a code.
+    """
+
+    dictionary: str
+    entries: tuple[int, ...]
+    code_bits: int
+
+    @property
+    def table(self) -> list[list[int]]:
+        """Products [entries, codes]."""
+        return np.outer(self.entries, np.arange(1 << self.code_bits)).tolist()
+
+    @property
+    def circuits(self) -> list[ProductCircuit]:
+        """Circuits that are exact for it."""
+        found = []
+        if shift_add_slopes(self.table) is not None:
+            found.append(ProductCircuit.SHIFT_ADD)
+        if progression(self.table) is not None:
+            found.append(ProductCircuit.MASKED)
+        if len(self.entries) << self.code_bits <= 64:
+            found.append(ProductCircuit.TABLE)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Cells of a multiply-accumulate: look-up tables, and 2 for each CCU2C of an ECP5.
+
+    Parameters
+    ----------
+    case : Case
+    chip : str
+    circuit : ProductCircuit
+    naive : int
+        The obvious lane.
+    single, tree : float
+        A lane that takes one input at once; that takes 8, whose products a tree adds up.
+    """
+
+    case: Case
+    chip: str
+    circuit: ProductCircuit
+    naive: int
+    single: float
+    tree: float
+
+
+def cases() -> Iterator[Case]:
+    """Dictionaries of the papers, with codes of 2, 4 and 8 bits."""
+    ladder = tuple(sign << shift for shift in range(7) for sign in (1, -1))
+    for code_bits in (2, 4, 8):
+        for name, entries in (
+                ("16 powers of two", (0, *ladder, 128)),
+                ("4 powers of two", (0, 1, -1, 2)),
+                ("ternary", (-1, 0, 1)),
+                ("binary", (-1, 1)),
+                ("any 2 values", (-37, 53)),
+                ("4 evenly spaced", (-3, -1, 1, 3)),
+                ("any 4 values", (-37, -5, 12, 53))):
+            case = Case(dictionary=name, entries=entries, code_bits=code_bits)
+            if case.circuits:
+                yield case
+
+
+class NaiveLane(wiring.Component):  # type: ignore[misc]
+    """One product and an accumulator: what first comes to mind.
+
+    A power of two shifts the code, or its negative; other products are looked up in logic.
+
+    Members
+    -------
+    weight, code : In
+        Index into the dictionary, and input.
+    total : Out(signed(20))
+        Sum of the products since reset.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        super().__init__({"weight": In(range(len(case.entries))), "code": In(case.code_bits),
+                          "total": Out(signed(_ACCUMULATOR))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        entries, codes = self.case.entries, 1 << self.case.code_bits
+        product = Signal(signed(_ACCUMULATOR))
+        if shift_add_slopes(self.case.table) is None:
+            with m.Switch(Cat(self.code, self.weight)):
+                for number, entry in enumerate(entries):
+                    for code in range(codes):
+                        with m.Case(number * codes + code):
+                            m.d.comb += product.eq(entry * code)
+        else:
+            decoded = Array(Const(max(0, abs(entry).bit_length() - 1) | (entry < 0) << 3
+                                  | (entry == 0) << 4, 5) for entry in entries)[self.weight]
+            value = Mux(decoded[4], 0, Mux(decoded[3], -self.code, self.code))
+            m.d.comb += product.eq(value << decoded[:3])
+        m.d.sync += self.total.eq(self.total + product)
+
+        return m
+
+
+def measure(case: Case, chip: str, *, seed: int = 0) -> list[Measured]:
+    """The cells of ``case`` on ``chip``, for each circuit that is exact.
+
+    The engine has 4 lanes, and its weights in block RAM; all of it is counted.
+    """
+    naive = _cells(NaiveLane(case), chip)
+    return [Measured(case=case, chip=chip, circuit=circuit, naive=naive,
+                     **{name: _cells(_engine(case, circuit, inputs, seed), chip) / _LANES / inputs
+                        for name, inputs in (("single", 1), ("tree", 8))})
+            for circuit in case.circuits]
+
+
+def _engine(case: Case, circuit: ProductCircuit, inputs: int, seed: int) -> DotProducts:
+    products: Products
+    if circuit is ProductCircuit.SHIFT_ADD:
+        products = ShiftAddProducts(case.table, lanes=_LANES, inputs=inputs)
+    elif circuit is ProductCircuit.MASKED:
+        products = MaskedProducts(case.table, lanes=_LANES, inputs=inputs)
+    else:
+        products = TableProducts(case.table, lanes=_LANES, inputs=inputs, storage=Storage.LOGIC)
+    masked = isinstance(products, MaskedProducts)
+    peak = _FAN_IN * max(map(abs, (p for row in products.table for p in row)))
+    rows = np.random.default_rng(seed).integers(0, len(case.entries), (_OUTPUTS, _FAN_IN))
+    return DotProducts(products, rows.tolist(), o_lanes=1, storage=Storage.BLOCK, total=masked,
+                       acc_shape=signed_range(0 if masked else -peak, peak))
+
+
+def _cells(component: wiring.Component, chip: str) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        counts = make_netlist(component, target(chip), Path(folder)).counts
+    return counts.lut4 + (2 * counts.carry if target(chip).family is Family.ECP5 else 0)
+
+
+def markdown(measured: Sequence[Measured]) -> str:
+    """The page, from what was measured."""
+    lines = [(m.case.dictionary, m.case.code_bits, m.chip, m.circuit.value, m.naive,
+              f"{m.single:.1f}", f"{m.tree:.1f}", f"{100 * m.tree / m.naive:.0f} %")
+             for m in measured]
+    return "\n\n".join((
+        "# Lanes",
+        "Made by `make bench`; do not edit. " + versions("pyosys", "amaranth"),
+        f"Cells of one multiply-accumulate: look-up tables, and 2 for each CCU2C of an ECP5. An "
+        f"engine of {_LANES} lanes computes {_OUTPUTS} dot products of {_FAN_IN}, with random "
+        "weights in block RAM, one input or 8 inputs at once; all of it is counted and shared "
+        "out, control and registers for its sums too. The *obvious* lane has one product, by a "
+        f"shifter or a table in logic, and one accumulator of {_ACCUMULATOR} bits, nothing else; "
+        "the last column is the tree over it.",
+        table(("dictionary", "code bits", "chip", "circuit", "obvious", "1 input at once",
+               "8 inputs at once", "ratio"), lines))) + "\n"
+
+
+def main(docs: Path) -> None:
+    """Write ``lanes.md`` in ``docs``."""
+    measured = []
+    for chip in ("ecp5-25k", "ice40-hx8k"):
+        for case in cases():
+            measured += measure(case, chip)
+            print(f"{chip}: {case.dictionary}, {case.code_bits} bits", flush=True)
+    replace_file(docs / "lanes.md", markdown(measured))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,72 @@
+# amaranth: UnusedElaboratable=no
+"""The bench of lanes: what it counts, and that a dearer circuit would show."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.sim import Simulator
+
+from nomul import lanes
+from nomul.hw.circuits import ProductCircuit
+from nomul.lanes import Case, Measured, NaiveLane, cases, markdown, measure
+
+BINARY = Case(dictionary="binary", entries=(-1, 1), code_bits=4)
+
+
+def test_every_circuit_is_measured_where_it_is_exact() -> None:
+    circuits = {case.dictionary: case.circuits for case in cases() if case.code_bits == 4}
+    assert circuits["16 powers of two"] == [ProductCircuit.SHIFT_ADD]
+    assert circuits["binary"] == [ProductCircuit.SHIFT_ADD, ProductCircuit.MASKED,
+                                  ProductCircuit.TABLE]
+    assert circuits["any 2 values"] == [ProductCircuit.MASKED, ProductCircuit.TABLE]
+    assert circuits["any 4 values"] == [ProductCircuit.TABLE]
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.dictionary)
+def test_the_obvious_lane_adds_up(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    weights, codes = (rng.integers(0, n, 50) for n in (len(case.entries), 1 << case.code_bits))
+    dut = NaiveLane(case)
+    m, totals = Module(), []
+    m.submodules.dut = dut
+    m.d.sync += Signal().eq(1)  # a clock, whatever is in the circuit
+
+    async def bench(context) -> None:  # type: ignore[no-untyped-def]
+        for weight, code in zip(weights.tolist(), codes.tolist(), strict=True):
+            context.set(dut.weight, weight)
+            context.set(dut.code, code)
+            await context.tick()
+            totals.append(context.get(dut.total))
+
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert totals == np.cumsum(np.array(case.entries)[weights] * codes).tolist()
+
+
+@pytest.mark.synth
+def test_a_tree_is_smaller_than_lanes_of_one_input() -> None:
+    found = measure(BINARY, "ice40-hx8k")
+    assert [m.circuit for m in found] == BINARY.circuits
+    for m in found:
+        assert 0 < m.tree < m.single and m.naive > 0
+
+
+@pytest.mark.synth
+def test_a_dearer_lane_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken twin: products by a table that is not simplified, of codes twice as wide."""
+    good, = (m for m in measure(BINARY, "ice40-hx8k") if m.circuit is ProductCircuit.MASKED)
+    wide = Case(dictionary="binary", entries=(-1, 1), code_bits=8)
+    monkeypatch.setattr(lanes, "_engine", lambda case, *rest, engine=lanes._engine:
+                        engine(wide, *rest))
+    bad, = (m for m in measure(BINARY, "ice40-hx8k") if m.circuit is ProductCircuit.MASKED)
+    assert bad.tree > good.tree and bad.naive == good.naive
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    page = markdown([Measured(case=BINARY, chip="ecp5-25k", circuit=ProductCircuit.MASKED,
+                              naive=40, single=30.04, tree=10.0)])
+    assert "| binary | 4 | ecp5-25k | masked-sums | 40 | 30.0 | 10.0 | 25 % |" in page
+    assert "pyosys" in page
