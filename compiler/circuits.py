@@ -15,7 +15,7 @@ from nomul.compiler.layers import Add, Dense, Layer, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes, Ints, Levels, Staircase
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
-from nomul.hw.product import progression, shift_add_slopes
+from nomul.hw.product import masks_of, shift_add_slopes
 
 __all__ = [
     "ShiftClipTerms",
@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 _LUT4_ROWS = 16
+# Sums that a lane may make of masked codes; for more a table is smaller.
+_MOST_SUMS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,8 @@ def legal_circuits(network: Network, layer: Layer,
     products = [ProductCircuit.NONE]
     if not isinstance(layer, Add):
         products = [ProductCircuit.TABLE]
-        if not layer.lanewise and progression(terms.products.tolist()) is not None:
+        masks = None if layer.lanewise else masks_of(terms.products.tolist())
+        if masks is not None and len(masks.steps) <= _MOST_SUMS:
             # A table of 4 address bits is a LUT4 for each bit of a product.
             products.insert(0 if terms.products.size > _LUT4_ROWS else 1, ProductCircuit.MASKED)
         if shift_add_slopes(terms.products.tolist()) is not None:

@@ -219,12 +219,14 @@ def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: L
     if not isinstance(products, MaskedProducts):
         return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, **options)}
     entries = terms.assignment if packed is None else np.array(packed)[terms.assignment]
-    counts = np.array(products.encoding)[entries].sum(axis=1)
-    most = max(int(counts.max()), entries.shape[1]) * (terms.products.shape[1] - 1)
-    inner = signed_range(0, most)
+    masks = products.masks
+    most = max(int(np.array(counts)[entries].sum(axis=1).max()) for counts in masks.counts)
+    total = masks.base != 0
+    inner = signed_range(0, max(most, entries.shape[1] if total else 0)
+                         * (terms.products.shape[1] - 1))
     return {
-        "dots": DotProducts(products, rows.tolist(), acc_shape=inner, total=True, **options),
-        "affine": Affine(inner, shape, base=products.base, step=products.step, lanes=o_lanes),
+        "dots": DotProducts(products, rows.tolist(), acc_shape=inner, total=total, **options),
+        "affine": Affine(inner, shape, base=masks.base, steps=masks.steps, lanes=o_lanes),
     }
 
 

@@ -1,6 +1,8 @@
 """Sums times constants, by shifts and additions."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Module, Shape, ShapeLike, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -26,7 +28,7 @@ def signed_digits(value: int) -> list[tuple[int, int]]:
 
 
 class Affine(wiring.Component):
-    """``base`` times the last element of a beat is added to ``step`` times each other one.
+    """Elements of a beat, each times its step, are added up, and ``base`` times the last one.
 
     A register behind every adder. All paths from ``i`` to ``o`` are registered; ``i.ready``
     depends combinationally on ``o.ready``.
@@ -38,15 +40,17 @@ class Affine(wiring.Component):
     i_shape, o_shape : shape-like
         Signed shapes of an element; ``o_shape`` must hold every result, of which parts may wrap
         around and wrap back.
-    base, step : int
-        Factors.
+    base : int
+        Factor of the element that all results have in common; there is none if it is 0.
+    steps : sequence of int
+        Factors of each result's own elements; at least one.
     lanes : int
         Results to a beat; at least 1.
 
     Members
     -------
-    i : In(vector(i_shape, lanes + 1))
-        Elements, and behind them the one that they have in common.
+    i : In(vector(i_shape, lanes * len(steps) + (base != 0)))
+        Elements, those of a result together, and behind them the one in common.
     o : Out(vector(o_shape, lanes))
         Results.
     """
@@ -54,18 +58,20 @@ class Affine(wiring.Component):
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, i_shape: ShapeLike, o_shape: ShapeLike, *, base: int, step: int,
-                 lanes: int) -> None:
+    def __init__(self, i_shape: ShapeLike, o_shape: ShapeLike, *, base: int,
+                 steps: Sequence[int], lanes: int) -> None:
         self.i_shape, self.o_shape = Shape.cast(i_shape), Shape.cast(o_shape)
         if not self.i_shape.signed or not self.o_shape.signed:
             raise ValueError(f"Shapes of integers must be signed, not {self.i_shape!r} and "
                              f"{self.o_shape!r}")
-        if lanes < 1:
-            raise ValueError(f"Number of lanes must be at least 1, not {lanes!r}")
-        self.base, self.step, self.lanes = base, step, lanes
-        terms = max(1, *(len(signed_digits(factor)) for factor in (base, step)))
+        if lanes < 1 or not steps:
+            raise ValueError(f"There must be at least 1 lane and 1 step, not {lanes!r} and "
+                             f"{len(steps)!r}")
+        self.base, self.steps, self.lanes = base, tuple(steps), lanes
+        terms = max(1, len(signed_digits(base)),
+                    sum(len(signed_digits(step)) for step in self.steps))
         self.latency = 1 + (terms - 1).bit_length()
-        super().__init__({"i": In(vector(self.i_shape, lanes + 1)),
+        super().__init__({"i": In(vector(self.i_shape, lanes * len(self.steps) + (base != 0))),
                           "o": Out(vector(self.o_shape, lanes))})
 
     def elaborate(self, platform: object) -> Module:
@@ -74,10 +80,10 @@ class Affine(wiring.Component):
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
         valid: Value = self.i.valid
-        elements = [self.i.payload[n] for n in range(self.lanes + 1)]
-        factors = [self.step] * self.lanes + [self.base]
-        sums = [[(sign, element << exponent) for sign, exponent in signed_digits(factor)]
-                for element, factor in zip(elements, factors, strict=True)]
+        count = len(self.steps)
+        sums = [[term for n, step in enumerate(self.steps)
+                 for term in self._terms(lane * count + n, step)] for lane in range(self.lanes)]
+        sums.append(self._terms(self.lanes * count, self.base))
         for level in range(self.latency - 1):
             following = Signal(name=f"valid_{level}")
             with m.If(advance):
@@ -94,6 +100,11 @@ class Affine(wiring.Component):
                 m.d.sync += self.o.payload[lane].eq(total)
 
         return m
+
+    def _terms(self, place: int, factor: int) -> list[tuple[int, Value]]:
+        """An element times a factor, as signs and what they are the signs of."""
+        return [(sign, self.i.payload[place] << exponent)
+                for sign, exponent in signed_digits(factor)]
 
     def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[tuple[int, Value]],
                    ) -> list[tuple[int, Value]]:

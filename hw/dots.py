@@ -54,8 +54,8 @@ class DotProducts(wiring.Component):
     -------
     i : In(vector(code_shape, products.inputs))
         Vectors, each ``groups`` times; lanes past the last input are ignored.
-    o : Out(vector(acc_shape, o_lanes + total))
-        Their dot products.
+    o : Out(vector(acc_shape, o_lanes * products.sums + total))
+        Their dot products; those of a lane together, if it makes several sums.
     """
 
     i: stream.Interface
@@ -83,7 +83,7 @@ class DotProducts(wiring.Component):
             raise ValueError(f"Output lanes must divide the {products.lanes} lanes and be at least "
                              f"{beats(products.lanes, self.chunks)}, not {o_lanes!r}")
         super().__init__({"i": In(vector(products.code_shape, products.inputs)),
-                          "o": Out(vector(self.acc_shape, o_lanes + total))})
+                          "o": Out(vector(self.acc_shape, o_lanes * products.sums + total))})
 
     def fields(self) -> list[list[int]]:
         """For each group and chunk, the weights of all lanes; 0 where there is none."""
@@ -133,8 +133,9 @@ class DotProducts(wiring.Component):
 
         # Valid, and whether the sum is complete, of the products and of each tree level.
         valid, last = take, last_chunk
-        terms = [[products.products[lane][n] for n in range(products.inputs)]
-                 for lane in range(products.lanes)]
+        sums, leaving_width = products.lanes * products.sums, self.o_lanes * products.sums * width
+        terms = [[products.products[place][n] for n in range(products.inputs)]
+                 for place in range(sums)]
         if self.total:
             terms.append(self._codes(m, advance))
         for level in range(self.latency - 1):
@@ -147,17 +148,17 @@ class DotProducts(wiring.Component):
                          for lane, lane_terms in enumerate(terms)]
 
         # Sums leave through a shift register, which takes a group when it has run empty.
-        held, held_total = Signal(products.lanes * width), Signal(width if self.total else 0)
+        held, held_total = Signal(sums * width), Signal(width if self.total else 0)
         left = Signal(range(parts + 1))
         leaving = Signal()
         m.d.comb += [
             leaving.eq(self.o.valid & self.o.ready),
-            self.o.payload.as_value().eq(Cat(held[:self.o_lanes * width], held_total)),
+            self.o.payload.as_value().eq(Cat(held[:leaving_width], held_total)),
             self.o.valid.eq(left != 0),
             advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
         ]
         with m.If(leaving):
-            m.d.sync += [left.eq(left - 1), held.eq(held >> self.o_lanes * width)]
+            m.d.sync += [left.eq(left - 1), held.eq(held >> leaving_width)]
 
         for lane, (term,) in enumerate(terms):
             acc = Signal(signed(width), name=f"acc_{lane}")
@@ -166,8 +167,7 @@ class DotProducts(wiring.Component):
             with m.If(advance & valid):
                 m.d.sync += acc.eq(Mux(last, 0, total))
                 with m.If(last):
-                    place = (held_total if lane == products.lanes
-                             else held[lane * width:(lane + 1) * width])
+                    place = held_total if lane == sums else held[lane * width:(lane + 1) * width]
                     m.d.sync += place.eq(total)
 
         # The last group may have fewer rows than there are lanes.

@@ -8,6 +8,7 @@ counts as code 0, adds nothing whatever its weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
@@ -20,10 +21,11 @@ from nomul.hw.table import Storage, look_up
 
 __all__ = [
     "MaskedProducts",
+    "Masks",
     "Products",
     "ShiftAddProducts",
     "TableProducts",
-    "progression",
+    "masks_of",
     "shift_add_slopes",
 ]
 
@@ -40,22 +42,49 @@ def shift_add_slopes(table: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
     return slopes
 
 
-def progression(table: Sequence[Sequence[int]]) -> tuple[int, int, tuple[int, ...]] | None:
-    """``(base, step, counts)`` of a table with ``table[k][c] = (base + step * counts[k]) * c`` for
-    every entry k and code c, the smallest count 0 and the largest at least 1; None if there is
-    none. Any table of two different slopes has one."""
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Slopes of a table, split: ``base + sum(steps[j] * counts[j][k] for j)`` for entry k.
+
+    Parameters
+    ----------
+    base : int
+    steps : tuple of int
+        At least one.
+    counts : tuple of tuple of int, shape [steps, entries]
+        At least 0; for each step an entry whose count is 0, and one whose count is not.
+    """
+
+    base: int
+    steps: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+def masks_of(table: Sequence[Sequence[int]]) -> Masks | None:
+    """The `Masks` of a table whose rows are slopes times the code; None if they are not, or if
+    all slopes are equal.
+
+    An arithmetic progression has one step, whose count goes up or down to the base that is the
+    sum of fewer powers of two. Other slopes have a step for each but the base, which is 0 if that
+    is one of them: their sums are buckets.
+    """
     slopes = [int(row[1]) if len(row) > 1 else 0 for row in table]
     if any(p != slope * c for row, slope in zip(table, slopes, strict=True)
            for c, p in enumerate(row)):
         return None
-    lowest = min(slopes)
-    step = gcd(*(slope - lowest for slope in slopes))
-    if not step or len(range(lowest, max(slopes) + 1, step)) > 2 * len(set(slopes)):
+    values = sorted(set(slopes), key=lambda slope: (len(signed_digits(slope)), slope))
+    if len(values) == 1:
         return None
-    # Counting up or down: the base that is the sum of fewer powers of two.
-    base, step = min(((lowest, step), (max(slopes), -step)),
-                     key=lambda pair: len(signed_digits(pair[0])))
-    return base, step, tuple((slope - base) // step for slope in slopes)
+    lowest, highest = min(values), max(values)
+    step = gcd(*(slope - lowest for slope in slopes))
+    if len(range(lowest, highest + 1, step)) <= 2 * len(values):
+        base, step = min(((lowest, step), (highest, -step)),
+                         key=lambda pair: len(signed_digits(pair[0])))
+        return Masks(base=base, steps=(step,),
+                     counts=(tuple((slope - base) // step for slope in slopes),))
+    base, *others = values
+    return Masks(base=base, steps=tuple(value - base for value in others),
+                 counts=tuple(tuple(int(slope == value) for slope in slopes) for value in others))
 
 
 class Products(wiring.Component):
@@ -71,6 +100,8 @@ class Products(wiring.Component):
         Product of each dictionary entry with each code; 0 at code 0.
     lanes, inputs : int
         At least 1.
+    sums : int
+        Products of which each lane makes a sum of its own.
 
     Members
     -------
@@ -80,11 +111,12 @@ class Products(wiring.Component):
         Weights: ``encoding[k]`` for entry k of the dictionary.
     codes : In(ArrayLayout(code_shape, inputs))
         Inputs, the same for all lanes.
-    products : Out(ArrayLayout(ArrayLayout(product_shape, inputs), lanes))
+    products : Out(ArrayLayout(ArrayLayout(product_shape, inputs), lanes * sums))
         One cycle after ``enable``; held while it is low.
     """
 
-    def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int) -> None:
+    def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int,
+                 sums: int = 1) -> None:
         self.table: Table = tuple(tuple(int(p) for p in row) for row in table)
         if not self.table or not self.table[0] or len({len(row) for row in self.table}) != 1:
             raise ValueError("Product table must have at least one row and one column, "
@@ -95,6 +127,7 @@ class Products(wiring.Component):
             raise ValueError(f"Lanes and inputs must be at least 1, not {lanes!r} and {inputs!r}")
         self.lanes = lanes
         self.inputs = inputs
+        self.sums = sums
         self.index_shape = unsigned(max(1, (len(self.table) - 1).bit_length()))
         self.encoding = tuple(range(len(self.table)))
         self.code_shape = unsigned(max(1, (len(self.table[0]) - 1).bit_length()))
@@ -104,7 +137,8 @@ class Products(wiring.Component):
             "enable": In(1),
             "indices": In(data.ArrayLayout(data.ArrayLayout(self.index_shape, inputs), lanes)),
             "codes": In(data.ArrayLayout(self.code_shape, inputs)),
-            "products": Out(data.ArrayLayout(data.ArrayLayout(self.product_shape, inputs), lanes)),
+            "products": Out(data.ArrayLayout(
+                data.ArrayLayout(self.product_shape, inputs), lanes * sums)),
         })
 
 
@@ -182,35 +216,48 @@ class ShiftAddProducts(Products):
 
 
 class MaskedProducts(Products):
-    """Codes times small counts: a code is taken or not for each bit of the count.
+    """Codes that are taken or not: no product at all.
 
-    For dictionaries that are an arithmetic progression, as any two values are. A product
-    ``(base + step * count) * code`` is split: what comes out is ``count * code``, and the sums
-    of these take the factors, once for all inputs: ``base * sum(codes) + step * sum(products)``.
-    Needs a table that `progression` accepts.
+    A product ``(base + sum(steps[j] * counts[j][k])) * code`` is split (see `Masks`). What comes
+    out for each step is ``counts[j][k] * code``, and the sums of these take the factors, once for
+    all inputs: ``base * sum(codes) + sum(steps[j] * sums[j])``. Needs a table that `masks_of`
+    accepts.
+
+    Attributes
+    ----------
+    masks : Masks
+        The factors.
     """
 
     def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int) -> None:
-        found = progression(table)
+        found = masks_of(table)
         if found is None:
-            raise ValueError("Masked products must be an arithmetic progression times the code; "
+            raise ValueError("Masked products must be at least two slopes times the code; "
                              "use a table")
-        self.base, self.step, counts = found
-        super().__init__([[count * code for code in range(len(table[0]))]
-                          for count in range(max(counts) + 1)], lanes=lanes, inputs=inputs)
-        self.encoding = counts
+        self.masks, codes = found, range(len(table[0]))
+        # An index is the count of the only step, or the number of the step whose count is 1.
+        numbers = [sum((number + 1) * bool(count[k]) for number, count in enumerate(found.counts))
+                   for k in range(len(table))]
+        encoding = found.counts[0] if len(found.steps) == 1 else tuple(numbers)
+        most = max(max(count) for count in found.counts)
+        super().__init__([[min(index, most) * code for code in codes]
+                          for index in range(max(encoding) + 1)],
+                         lanes=lanes, inputs=inputs, sums=len(found.steps))
+        self.encoding = encoding
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        for lane in range(self.lanes):
+        for place in range(self.lanes * self.sums):
+            lane, step = divmod(place, self.sums)
             for n in range(self.inputs):
-                count, code = self.indices[lane][n], self.codes[n]
-                terms = [Mux(bit, code, 0) << place for place, bit in enumerate(count)]
-                product = Signal(self.product_shape, name=f"product_{lane}_{n}")
+                index, code = self.indices[lane][n], self.codes[n]
+                bits = index if self.sums == 1 else [index == step + 1]
+                terms = [Mux(bit, code, 0) << power for power, bit in enumerate(bits)]
+                product = Signal(self.product_shape, name=f"product_{place}_{n}")
                 m.d.comb += product.eq(sum(terms[1:], start=terms[0]))
                 with m.If(self.enable):
-                    m.d.sync += self.products[lane][n].eq(product)
+                    m.d.sync += self.products[place][n].eq(product)
 
         return m
 

@@ -26,7 +26,7 @@ from nomul.hw.product import (
     Products,
     ShiftAddProducts,
     TableProducts,
-    progression,
+    masks_of,
     shift_add_slopes,
 )
 from nomul.hw.shapes import signed_range
@@ -69,7 +69,8 @@ class Case:
         found = []
         if shift_add_slopes(self.table) is not None:
             found.append(ProductCircuit.SHIFT_ADD)
-        if progression(self.table) is not None:
+        masks = masks_of(self.table)
+        if masks is not None and len(masks.steps) <= 3:
             found.append(ProductCircuit.MASKED)
         if len(self.entries) << self.code_bits <= 64:
             found.append(ProductCircuit.TABLE)
@@ -176,9 +177,10 @@ def _engine(case: Case, circuit: ProductCircuit, inputs: int, seed: int) -> DotP
     else:
         products = TableProducts(case.table, lanes=_LANES, inputs=inputs, storage=Storage.LOGIC)
     masked = isinstance(products, MaskedProducts)
+    total = isinstance(products, MaskedProducts) and products.masks.base != 0
     peak = _FAN_IN * max(map(abs, (p for row in products.table for p in row)))
     rows = np.random.default_rng(seed).integers(0, len(case.entries), (_OUTPUTS, _FAN_IN))
-    return DotProducts(products, rows.tolist(), o_lanes=1, storage=Storage.BLOCK, total=masked,
+    return DotProducts(products, rows.tolist(), o_lanes=1, storage=Storage.BLOCK, total=total,
                        acc_shape=signed_range(0 if masked else -peak, peak))
 
 

@@ -16,7 +16,7 @@ from nomul.hw.product import (
     Products,
     ShiftAddProducts,
     TableProducts,
-    progression,
+    masks_of,
     shift_add_slopes,
 )
 from nomul.hw.shapes import signed_range
@@ -86,7 +86,8 @@ def test_sums_are_exact(circuit: type[Products], table: Any, storage: Storage, o
 
 
 @pytest.mark.parametrize("slopes", [
-    (7, -3), (-5, -6, -5), (0, 9), (-77, 77), (-3, 0, 3), (13, 3, -2, 8), (5, 5, 6), (-8, -7, -5)])
+    (7, -3), (-5, -6, -5), (0, 9), (-77, 77), (-3, 0, 3), (13, 3, -2, 8), (5, 5, 6), (-8, -7, -5),
+    (-8, 77, 8, 31), (0, -90, 1, 33, 0), (100, 3, 4)])
 @pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
     (1, 1, 1, 1), (5, 7, 2, 3), (6, 4, 6, 4), (7, 9, 3, 2), (4, 8, 2, 8)])
 def test_masked_sums_are_exact(slopes: tuple[int, ...], outputs: int, inputs: int, lanes: int,
@@ -100,38 +101,48 @@ def test_masked_sums_are_exact(slopes: tuple[int, ...], outputs: int, inputs: in
     products = MaskedProducts(table.tolist(), lanes=lanes, inputs=at_once)
     chunks = beats(inputs, at_once)
     o_lanes = next(n for n in range(1, lanes + 1) if lanes % n == 0 and n * chunks >= lanes)
-    most = 7 * inputs * max(1, *products.encoding)
+    masks = products.masks
+    most = 7 * inputs * max(map(max, masks.counts))
     dots = DotProducts(products, weights.tolist(), o_lanes=o_lanes, storage=Storage.LOGIC,
-                       acc_shape=signed_range(0, most), total=True)
+                       acc_shape=signed_range(0, most), total=masks.base != 0)
     peak = int(np.abs(table).max()) * inputs
     dut = Chain({"dots": dots, "affine": Affine(
-        dots.acc_shape, signed_range(-peak, peak), base=products.base, step=products.step,
+        dots.acc_shape, signed_range(-peak, peak), base=masks.base, steps=masks.steps,
         lanes=o_lanes)})
     got = transfer(dut, in_chunks(vectors, dots), 5 * beats(outputs, o_lanes), seed=inputs)
     sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
     assert sums.tolist() == (table[weights[None], vectors[:, None, :]].sum(axis=2)).tolist()
 
 
-def test_progressions_are_found_only_where_they_are_exact() -> None:
-    for slopes in ((7, -3), (13, 3, -2, 8), (0, 2, 4, 2), (-77, 77, 77)):
-        found = progression(np.outer(slopes, np.arange(5)).tolist())
-        assert found is not None
-        base, step, counts = found
-        assert [base + step * count for count in counts] == list(slopes)
+@pytest.mark.parametrize("slopes, steps", [
+    ((7, -3), 1), ((13, 3, -2, 8), 1), ((0, 2, 4, 2), 1), ((-77, 77, 77), 1), ((0, 1, 64), 2),
+    ((5, 90, 1, 33, 90), 3)])
+def test_masks_are_exact(slopes: tuple[int, ...], steps: int) -> None:
+    masks = masks_of(np.outer(slopes, np.arange(5)).tolist())
+    assert masks is not None and len(masks.steps) == len(masks.counts) == steps
+    assert (masks.base + np.array(masks.steps) @ np.array(masks.counts)).tolist() == list(slopes)
+    assert masks.base == 0 or 0 not in slopes
+    for counts in masks.counts:
         assert min(counts) == 0 < max(counts)
-    assert progression([[0, 3, 6], [0, 4, 9]]) is None, "no product of two numbers"
-    assert progression([[0, 3]]) is None, "one slope alone"
-    assert progression([[0, 0], [0, 1], [0, 64]]) is None, "mostly gaps"
 
 
-@pytest.mark.parametrize("factors", [(0, 1), (1, 0), (-1, 3), (23, -45), (-7, -8), (1023, 683)])
-def test_factors_are_exact(factors: tuple[int, int]) -> None:
-    base, step = factors
-    vectors = np.random.default_rng(0).integers(-16, 16, (20, 3))
-    reach = 16 * (abs(base) + abs(step))
-    dut = Affine(signed(5), signed_range(-reach, reach), base=base, step=step, lanes=2)
+def test_masks_are_found_only_where_there_are_some() -> None:
+    assert masks_of([[0, 3, 6], [0, 4, 9]]) is None, "no product of two numbers"
+    assert masks_of([[0, 3], [0, 3]]) is None, "one slope alone"
+
+
+@pytest.mark.parametrize("base, steps", [
+    (0, [1]), (1, [0]), (-1, [3]), (23, [-45]), (-7, [-8]), (1023, [683]), (0, [5, -11, 90]),
+    (-3, [1, 64])])
+def test_factors_are_exact(base: int, steps: list[int]) -> None:
+    count, common = len(steps), int(base != 0)
+    vectors = np.random.default_rng(0).integers(-16, 16, (20, 2 * count + common))
+    reach = 16 * (abs(base) + sum(map(abs, steps)))
+    dut = Affine(signed(5), signed_range(-reach, reach), base=base, steps=steps, lanes=2)
     got = transfer(dut, vectors.tolist(), 20, seed=3)
-    assert [list(beat) for beat in got] == (step * vectors[:, :2] + base * vectors[:, 2:]).tolist()
+    own = vectors[:, :2 * count].reshape(20, 2, count) @ np.array(steps)
+    expected = own + base * vectors[:, -1:] * common
+    assert [list(beat) for beat in got] == expected.tolist()
 
 
 def test_signed_digits_are_the_fewest() -> None:
@@ -217,12 +228,12 @@ def test_slopes_are_found_only_where_they_are_exact() -> None:
 @pytest.mark.parametrize("make, message", [
     (lambda: ShiftAddProducts([[0, 3]], lanes=1, inputs=1),
      "Shift-add products must be a signed power of two, or zero, times the code; use a table"),
-    (lambda: MaskedProducts([[0, 1], [0, 2], [0, 64]], lanes=1, inputs=1),
-     "Masked products must be an arithmetic progression times the code; use a table"),
-    (lambda: Affine(4, signed(4), base=1, step=1, lanes=1),
+    (lambda: MaskedProducts([[0, 1], [0, 1]], lanes=1, inputs=1),
+     "Masked products must be at least two slopes times the code; use a table"),
+    (lambda: Affine(4, signed(4), base=1, steps=[1], lanes=1),
      "Shapes of integers must be signed, not unsigned(4) and signed(4)"),
-    (lambda: Affine(signed(4), signed(4), base=1, step=1, lanes=0),
-     "Number of lanes must be at least 1, not 0"),
+    (lambda: Affine(signed(4), signed(4), base=1, steps=[], lanes=1),
+     "There must be at least 1 lane and 1 step, not 1 and 0"),
     (lambda: ShiftAddProducts([[1, 1]], lanes=1, inputs=1),
      "Product table must be zero at code 0"),
     (lambda: ShiftAddProducts([[0, 1]], lanes=0, inputs=1),
