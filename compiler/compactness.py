@@ -15,6 +15,8 @@ from nomul.compiler.values import Codes, Ints, Staircase
 
 __all__ = ["ActivationTable", "Compactness", "TableRow", "activation_table", "compactness"]
 
+_LONGEST = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationTable:
@@ -42,7 +44,8 @@ class ActivationTable:
 
 
 def activation_table(staircase: Staircase) -> ActivationTable | None:
-    """The shortest table that is ``staircase``; None if channels differ or it falls.
+    """The shortest table that is ``staircase``; None if channels differ, if it falls, or if the
+    table would have more than 4,096 entries.
 
     Its step is the largest power of two that divides the distances of all thresholds.
     """
@@ -51,6 +54,8 @@ def activation_table(staircase: Staircase) -> ActivationTable | None:
     thresholds = staircase.thresholds[0]
     distance = int(np.gcd.reduce(thresholds - thresholds[0])) or 1
     step = distance & -distance
+    if (int(thresholds[-1]) - int(thresholds[0])) // step >= _LONGEST - 1:
+        return None
     starts = np.arange(int(thresholds[0]), int(thresholds[-1]) + 1, step)
     codes = np.searchsorted(thresholds, starts, side="right")
     return ActivationTable(shift=step.bit_length() - 1, offset=step - int(thresholds[0]),
@@ -76,7 +81,7 @@ class TableRow:
     activations : int
         Entries of the activation table, or of the table of pixels; 0 if there is none.
     thresholds : int
-        Thresholds of activations that are no table, because channels have their own.
+        Thresholds of activations that are no table.
     """
 
     name: str

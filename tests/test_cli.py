@@ -69,6 +69,10 @@ def test_every_command_shows_an_example(run: Run) -> None:
 def test_info_and_eval(run: Run, net: Path, tmp_path: Path) -> None:
     code, out, _ = run("info", net)
     assert code == 0 and load(net).digest[:12] in out and "dense1" in out
+    tables = [layer.products(load(net).reads(layer)[0].levels).size  # type: ignore[union-attr]
+              for layer in load(net).layers if isinstance(layer, Dense)]
+    assert (f"tables {sum(tables):,} products of an entry and a code, at most {max(tables):,} a "
+            "layer") in " ".join(out.split())
     network = load(net)
     images = np.zeros((5, *network.input.shape), int)
     np.savez(tmp_path / "mine.npz", images=images, labels=np.zeros(5, int))

@@ -85,12 +85,13 @@ def info(network_file: Path) -> None:
     """Show the layers of NETWORK, its weights and what they save.
 
     Memory is that of the LUT-Q paper: N ceil(log2 K) + K B bits for N weights and K
-    dictionary entries of B bits.
+    dictionary entries of B bits. Tables are those of table-based neural units (docs/tbnu.md).
 
     \b
     Example:
       nomul info digits.nomul
     """
+    from nomul.compiler.compactness import compactness
     from nomul.compiler.storage import load, load_provenance
 
     network, provenance = load(network_file), load_provenance(network_file)
@@ -106,6 +107,10 @@ def info(network_file: Path) -> None:
     console.print(f"[bold]multiplications[/] {before:,} an inference in a float net, {regrouped:,} "
                   "with inputs grouped by dictionary entry (the paper), 0 in hardware",
                   highlight=False)
+    tables = compactness(network)
+    console.print(f"[bold]tables[/] {tables.products:,} products of an entry and a code, at most "
+                  f"{tables.largest:,} a layer; {tables.activations:,} entries and "
+                  f"{tables.thresholds:,} thresholds of activations", highlight=False)
     for key, value in provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
         console.print(f"[bold]{key}[/] {text}", highlight=False)
@@ -123,10 +128,11 @@ def _layer_row(network: Network, name: str) -> tuple[Any, ...]:
         f"{len(entries)}: {entries[0]} … {entries[-1]}")
     value_bits = max(v.bit_length() + (min(entries) < 0) for v in map(abs, entries))
     widths = [*layer.segments]
+    corrected = "" if layer.corrections is None else f", {len(layer.corrections):,} corrected"
     return (name, output, layer.assignment.size,
             widths[0] if len(widths) == 1 else f"{widths[0]}-{widths[-1]}",
             layer.stored_bits + len(entries) * max(1, value_bits),
-            f"{shown}  (x 2^{layer.exponent})")
+            f"{shown}  (x 2^{layer.exponent}{corrected})")
 
 
 _data_option = click.option(

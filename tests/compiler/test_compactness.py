@@ -38,6 +38,11 @@ def test_the_table_is_the_staircase(thresholds: list[int], shift: int, entries: 
     assert table.codes[0] == 0 and table.codes[-1] == len(thresholds)
 
 
+def test_a_table_that_would_be_too_long_is_none() -> None:
+    assert activation_table(stair([0, 4094])) is not None
+    assert activation_table(stair([0, 4095])) is None
+
+
 def test_channels_with_thresholds_of_their_own_have_no_table() -> None:
     assert activation_table(stair([1, 2], [1, 3])) is None
     falling = Staircase(thresholds=[[1, 2]], levels=Levels.uniform(3), directions=[-1])  # type: ignore[arg-type]
