@@ -21,6 +21,7 @@ from nomul.compiler.plan import (
     unknown_layer,
 )
 from nomul.compiler.values import Codes
+from nomul.hw.circuits import ProductCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
@@ -30,6 +31,10 @@ __all__ = ["fold_for_interval", "make_plan", "parse_folds"]
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
 _BLOCK_BITS = 512
 _CONSTANT_BLOCK_ROWS = 16
+# Product tables of more entries than the first number go to block RAM, for so many lanes at most.
+# Up to the second number one block RAM of an ECP5 holds a table, which takes fewer cells than
+# masked sums do.
+_LOGIC_TABLE, _BLOCK_TABLE, _TABLE_LANES = 64, 1024, 4
 
 
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
@@ -73,9 +78,13 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
     elif isinstance(layer, PixelEmbedding):
         weights = layer.table.size * layer.levels.bits
     lanes = outputs if layer.lanewise else outputs * inputs
+    in_block = table > _LOGIC_TABLE and lanes <= _TABLE_LANES
+    product = products[0]
+    if product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
+        product = ProductCircuit.TABLE
     return LayerPlan(
-        name=layer.name, outputs=outputs, inputs=inputs, product=products[0],
-        products_in=Storage.BLOCK if table > 64 and lanes <= 4 else Storage.LOGIC,
+        name=layer.name, outputs=outputs, inputs=inputs, product=product,
+        products_in=Storage.BLOCK if in_block else Storage.LOGIC,
         weights_in=Storage.BLOCK if weights >= _BLOCK_BITS else Storage.LOGIC,
         constants_in=Storage.BLOCK if rows > _CONSTANT_BLOCK_ROWS else Storage.LOGIC,
         staircase=staircases[0], depth=_comfortable_depth(network, layer, fold))

@@ -13,14 +13,16 @@ from nomul.compiler.network import Argmax, Dense, Flatten, Input, Levels, Networ
 from nomul.compiler.plan import check_plan, intervals, load_plan, plan_json
 from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.table import Storage
 from nomul.sim.random_networks import random_network, random_plan
 
 
-def small(dictionary: Any = (-2, 0, 1, 4), thresholds: Any = (8, 16, 24)) -> Network:
+def small(dictionary: Any = (-2, 0, 1, 4), thresholds: Any = (8, 16, 24), codes: int = 4,
+          ) -> Network:
     rng = np.random.default_rng(0)
     levels = Levels.uniform(4)
     return Network(name="small", layers=(
-        Input(name="pixels", shape=(3, 5, 1), levels=levels),
+        Input(name="pixels", shape=(3, 5, 1), levels=Levels.uniform(codes)),
         Flatten(name="flat", inputs=("pixels",)),
         Dense(name="dense1", inputs=("flat",), dictionary=dictionary, bias=[0] * 7,
               assignment=rng.integers(0, len(dictionary), (7, 15)),
@@ -44,6 +46,13 @@ def test_the_smallest_exact_circuits_are_chosen() -> None:
     other = make_plan(small(dictionary=(-3, 0, 5), thresholds=(1, 2, 9)))["dense1"]
     assert (other.product, other.staircase) == (
         ProductCircuit.TABLE, StaircaseCircuit.COMPARATORS)
+
+
+def test_few_lanes_look_products_up_and_many_add_masked_codes() -> None:
+    network = small(dictionary=range(-15, 17, 2), codes=16)
+    few, many = (make_plan(network, {"dense1": fold})["dense1"] for fold in ((1, 1), (7, 15)))
+    assert (few.product, few.products_in) == (ProductCircuit.TABLE, Storage.BLOCK)
+    assert many.product is ProductCircuit.MASKED
 
 
 @pytest.mark.parametrize("seed", range(20))
