@@ -17,6 +17,9 @@ from nomul.hw.table import Cycle, Storage, check_rows, look_up
 
 __all__ = ["Comparators", "Offset", "Search", "ShiftClip", "ShiftClipRows"]
 
+# Rows of which one LUT4 holds a bit.
+_LOGIC_ROWS = 16
+
 
 def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage) -> Cycle:
     """A row of ``size`` bits for each lane of each beat; a single row is the same for all."""
@@ -279,7 +282,7 @@ class _Thresholds(wiring.Component):
     lanes : int
         Elements to a beat; at least 1.
     storage : Storage
-        What holds the thresholds.
+        What holds the thresholds, but in logic those of a `Search` that are read by 4 bits.
 
     Members
     -------
@@ -414,10 +417,11 @@ class Search(_Thresholds):
                 table = [full[min(n * self.lanes + lane, len(full) - 1) if len(full) > 1 else 0]
                          [prefix * span + span // 2 - 1]
                          for n in range(steps) for prefix in range(1 << bit)]
+                storage = self.storage if len(table) > _LOGIC_ROWS else Storage.LOGIC
                 address = Signal(range(max(2, len(table))), name=f"address_{bit}_{lane}")
                 m.d.comb += address.eq(Cat(codes[lane], at[:row_width] if row_width else Signal(0)))
                 fetched.append(look_up(m, f"thresholds_{bit}_{lane}", self.threshold_shape, table,
-                                       address, advance, self.storage))
+                                       address, advance, storage))
             elements = [register(f"fetched_{bit}_{lane}", e) for lane, e in enumerate(elements)]
             codes = [register(f"prefix_{bit}_{lane}", c) for lane, c in enumerate(codes)]
             at, valid = register(f"row_{bit}_a", at), register(f"valid_{bit}_a", valid)

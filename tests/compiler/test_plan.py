@@ -125,7 +125,7 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     plan = make_plan(network)
     wrong = replace(plan, layers=(replace(plan.layers[0], product=ProductCircuit.SHIFT_ADD),
                                   plan.layers[1]))
-    with pytest.raises(PlanError, match="must make its products by table, not shift-add"):
+    with pytest.raises(PlanError, match="make its products by table or masked-sums, not shift-add"):
         check_plan(wrong, network)
 
 
