@@ -9,7 +9,9 @@ from amaranth.sim import Simulator
 
 from nomul import lanes
 from nomul.hw.circuits import ProductCircuit
+from nomul.hw.table import Storage
 from nomul.lanes import Case, Measured, NaiveLane, cases, markdown, measure
+from nomul.staircases import circuits
 
 BINARY = Case(dictionary="binary", entries=(-1, 1), code_bits=4)
 
@@ -67,6 +69,15 @@ def test_a_dearer_lane_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     page = markdown([Measured(case=BINARY, chip="ecp5-25k", circuit=ProductCircuit.MASKED,
-                              naive=40, single=30.04, tree=10.0)])
+                              naive=40, single=30.04, tree=10.0)],
+                    [("search", 1, 4, "logic", "ecp5-25k", 1234, 2, 3, 4)])
     assert "| binary | 4 | ecp5-25k | masked-sums | 40 | 30.0 | 10.0 | 25 % |" in page
+    assert "| search | 1 | 4 | logic | ecp5-25k | 1,234 | 2 | 3 | 4 |" in page
     assert "pyosys" in page
+
+
+def test_all_staircases_are_measured() -> None:
+    names = [name for name, _ in circuits(64, 16, Storage.BLOCK)]
+    assert names == ["shift-clip, common shift", "shift-clip, own shifts", "comparators", "search"]
+    assert [name for name, _ in circuits(1, 256, Storage.BLOCK)] == [
+        "shift-clip, common shift", "search"]

@@ -1,4 +1,4 @@
-"""What a multiply-accumulate costs on gates: ``python -m nomul.lanes docs`` writes ``lanes.md``.
+"""What a multiply-accumulate costs on gates: ``python -m nomul.lanes docs`` writes ``circuits.md``.
 
 Each product circuit over dictionaries and codes. Beside each stands the obvious lane, one product
 and one accumulator of 20 bits, mapped by the same tools in the same run.
@@ -16,6 +16,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul import staircases
 from nomul.boards.targets import Family, target
 from nomul.boards.yosys import make_netlist
 from nomul.compiler.files import replace_file
@@ -31,7 +32,7 @@ from nomul.hw.product import (
 )
 from nomul.hw.shapes import signed_range
 from nomul.hw.table import Storage
-from nomul.tables import table, versions
+from nomul.tables import Row, table, versions
 
 __all__ = ["Case", "Measured", "NaiveLane", "cases", "main", "markdown", "measure"]
 
@@ -190,14 +191,15 @@ def _cells(component: wiring.Component, chip: str) -> int:
     return counts.lut4 + (2 * counts.carry if target(chip).family is Family.ECP5 else 0)
 
 
-def markdown(measured: Sequence[Measured]) -> str:
-    """The page, from what was measured."""
+def markdown(measured: Sequence[Measured], thresholds: Sequence[Row]) -> str:
+    """The page, from what was measured of lanes and of staircases."""
     lines = [(m.case.dictionary, m.case.code_bits, m.chip, m.circuit.value, m.naive,
               f"{m.single:.1f}", f"{m.tree:.1f}", f"{100 * m.tree / m.naive:.0f} %")
              for m in measured]
     return "\n\n".join((
-        "# Lanes",
+        "# Circuits",
         "Made by `make bench`; do not edit. " + versions("pyosys", "amaranth"),
+        "## Products",
         f"Cells of one multiply-accumulate: look-up tables, and 2 for each CCU2C of an ECP5. An "
         f"engine of {_LANES} lanes computes {_OUTPUTS} dot products of {_FAN_IN}, with random "
         "weights in block RAM, one input or 8 inputs at once; all of it is counted and shared "
@@ -205,17 +207,23 @@ def markdown(measured: Sequence[Measured]) -> str:
         f"shifter or a table in logic, and one accumulator of {_ACCUMULATOR} bits, nothing else; "
         "the last column is the tree over it.",
         table(("dictionary", "code bits", "chip", "circuit", "obvious", "1 input at once",
-               "8 inputs at once", "ratio"), lines))) + "\n"
+               "8 inputs at once", "ratio"), lines),
+        "## Staircases",
+        "One lane for sums of 18 bits, with random constants: a row for all outputs, or one for "
+        "each of 64.",
+        table(staircases.HEADER, thresholds))) + "\n"
 
 
 def main(docs: Path) -> None:
-    """Write ``lanes.md`` in ``docs``."""
+    """Write ``circuits.md`` in ``docs``."""
+    chips = ("ecp5-25k", "ice40-hx8k")
     measured = []
-    for chip in ("ecp5-25k", "ice40-hx8k"):
+    for chip in chips:
         for case in cases():
             measured += measure(case, chip)
             print(f"{chip}: {case.dictionary}, {case.code_bits} bits", flush=True)
-    replace_file(docs / "lanes.md", markdown(measured))
+    thresholds = [row for chip in chips for row in staircases.measure(chip)]
+    replace_file(docs / "circuits.md", markdown(measured, thresholds))
 
 
 if __name__ == "__main__":

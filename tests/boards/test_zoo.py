@@ -2,15 +2,20 @@
 """Networks of the zoo on the chips they are for."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nomul.boards.shell import PinShell
 from nomul.boards.synth import synthesize
 from nomul.boards.targets import target
+from nomul.boards.yosys import make_netlist
+from nomul.compiler.emit import emit
 from nomul.compiler.lower import lower
 from nomul.compiler.plan import intervals
 from nomul.compiler.planner import fold_for_interval, make_plan
 from nomul.compiler.storage import load, load_provenance
+from nomul.sim.vectors import make_vectors
+from nomul.sim.verilator import simulate
 
 ZOO = Path(__file__).parents[2] / "examples" / "zoo"
 pytestmark = pytest.mark.synth
@@ -29,10 +34,24 @@ def test_mnist_runs_on_a_up5k(tmp_path: Path) -> None:
     path = ZOO / "mnist_lenet.nomul"
     network, accuracy = load(path), load_provenance(path)["accuracy"]
     assert accuracy["quantized_test"] >= 0.99
-    plan = make_plan(network, fold_for_interval(network, 30_000_000 // 600))
+    plan = make_plan(network, fold_for_interval(network, 30_000_000 // 1000))
     result = synthesize(PinShell(lower(network, plan)), "mnist", target("ice40-up5k"),
                         tmp_path / "run", seeds=(1, 2)).as_json()
     assert result["logic_cells"] <= 5280 and result["bram"] <= 30
     assert result["dsp"] == result["multipliers"] == 0
     rate = result["fmax_mhz"]["median"] * 1e6 / max(intervals(plan, network).values())
-    assert rate >= 500
+    assert rate >= 1000
+
+
+@pytest.mark.full
+def test_resnet20_fits_the_ecp5_85k_and_is_exact(tmp_path: Path) -> None:
+    network = load(ZOO / "cifar10_resnet20.nomul")
+    plan = make_plan(network, fold_for_interval(network, 50_000_000 // 800))
+    netlist = make_netlist(PinShell(lower(network, plan)), target("ecp5-85k"), tmp_path)
+    assert netlist.least_logic_cells <= 83_640 and netlist.counts.bram <= 208
+    assert netlist.counts.dsp == netlist.multipliers == 0
+    codes = np.random.default_rng(0).integers(0, 256, (3, *network.input.shape))
+    vectors = make_vectors(network, codes, None, source="random", split="")
+    result = simulate(network, plan, emit(network, plan), vectors)
+    assert result.mismatches == 0
+    assert result.interval <= 1.05 * max(intervals(plan, network).values())
