@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +25,26 @@ HEADER: Row = ("circuit", "rows of constants", "codes", "constants in", "chip", 
 
 
 def circuits(rows: int, codes: int, storage: Storage, *, seed: int = 0,
-             ) -> Iterator[tuple[str, wiring.Component]]:
-    """Circuits for sums of 18 bits, one a cycle, with random constants for ``rows`` outputs."""
+             ) -> Iterator[tuple[str, Callable[[], wiring.Component]]]:
+    """What makes each circuit for sums of 18 bits, one a cycle, with random constants for ``rows``
+    outputs."""
     rng = np.random.default_rng(seed)
     low, high = -(1 << _WIDTH - 1), (1 << _WIDTH - 1) - 1
     thresholds = np.sort(rng.integers(low, high, (rows, codes - 1)), axis=1).tolist()
     offsets = rng.integers(low // 8, high // 8, rows).tolist()
     shape = signed(_WIDTH)
-    yield "shift-clip, common shift", Chain({
+    yield "shift-clip, common shift", lambda: Chain({
         "offset": Offset(shape, shape, offsets=offsets, lanes=1, negate=False, storage=storage),
         "clip": ShiftClip(shape, shift=10, codes=codes, lanes=1)})
     if rows > 1:
-        yield "shift-clip, own shifts", ShiftClipRows(
-            shape, shape, offsets=offsets, shifts=rng.integers(8, 12, rows).tolist(),
+        yield "shift-clip, own shifts", partial(
+            ShiftClipRows, shape, shape, offsets=offsets, shifts=rng.integers(8, 12, rows).tolist(),
             negate=rng.integers(0, 2, rows).tolist(), codes=codes, lanes=1, storage=storage)
     falling = rng.integers(0, 2, rows).astype(bool).tolist()
     for name, circuit in (("comparators", Comparators), ("search", Search)):
         if codes <= 16 or circuit is Search:
-            yield name, circuit(shape, thresholds, falling=falling, lanes=1, storage=storage)
+            yield name, partial(circuit, shape, thresholds, falling=falling, lanes=1,
+                                storage=storage)
 
 
 def measure(chip: str) -> list[Row]:
@@ -50,9 +53,9 @@ def measure(chip: str) -> list[Row]:
     for rows, codes, storage in ((1, 4, Storage.LOGIC), (1, 16, Storage.LOGIC),
                                  (1, 256, Storage.BLOCK), (64, 4, Storage.BLOCK),
                                  (64, 16, Storage.BLOCK)):
-        for name, component in circuits(rows, codes, storage):
+        for name, make in circuits(rows, codes, storage):
             with tempfile.TemporaryDirectory() as folder:
-                counts = make_netlist(component, target(chip), Path(folder)).counts
+                counts = make_netlist(make(), target(chip), Path(folder)).counts
             found.append((name, rows, codes, storage.value, chip, counts.lut4, counts.carry,
                           counts.ff, counts.bram))
             print(f"{chip}: {name}, {rows} rows, {codes} codes", flush=True)
