@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from nomul.compiler.quantize.activations import QuantizedInput
 from nomul.compiler.quantize.captured import Captured
 from nomul.compiler.quantize.checkpoints import Checkpoint
 from nomul.compiler.quantize.lutq import update_dictionaries
+from nomul.compiler.quantize.norms import estimate_norms, settle_norms
 from nomul.compiler.quantize.recipes import Recipe
 
 __all__ = ["Course", "Loss", "Part", "Progress", "cosine"]
@@ -27,6 +28,9 @@ Progress = Callable[[str, int, int, str], None]
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of scores [N, classes], the images that gave them, and their labels [N]."""
+
+# Batches that the statistics of normalizations are averaged over before a model is scored.
+_ESTIMATED = 32
 
 # Images that a model is given at once when it is scored.
 _SCORED = 512
@@ -197,6 +201,7 @@ class Course:
             if before_epoch and before_epoch(epoch):
                 break
             self._epoch(epoch, epochs, model, optimizer, steps, rate, share)
+            estimate_norms(scored or model, self._plain_batches())
             accuracy, value = self.validation.score(scored or model)
             if not math.isfinite(value):
                 raise ModelError(f"stage {stage!r}: loss must be finite, but is not after epoch "
@@ -246,6 +251,13 @@ class Course:
         """Where numbers lie: channels last is faster, but adds up in another order."""
         return torch.channels_last if self.recipe.mixed else torch.preserve_format
 
+    def _plain_batches(self) -> Iterator[Tensor]:
+        """Training images as they are, in some batches of the training's size."""
+        for n in range(_ESTIMATED):
+            part = slice(n * self.recipe.batch, (n + 1) * self.recipe.batch)
+            if len(self.training.labels[part]) == self.recipe.batch:
+                yield self.training.images(part).to(memory_format=self._layout)
+
     def _epoch(self, epoch: int, epochs: int, model: nn.Module, optimizer: torch.optim.Optimizer,
                steps: dict[bool, Captured], rate: float,
                share: Callable[[float], float] | None) -> None:
@@ -269,6 +281,7 @@ class Course:
               settled: bool) -> Callable[[Tensor, Tensor], None]:
         """What one batch of images and labels changes."""
         def step(images: Tensor, labels: Tensor) -> None:
+            settle_norms(model, settled)
             optimizer.zero_grad()
             with torch.autocast(images.device.type, dtype=torch.bfloat16,
                                 enabled=self.recipe.mixed):

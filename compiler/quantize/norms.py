@@ -7,6 +7,7 @@ and the thresholds that the export derives cannot disagree.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 
 import torch
@@ -21,7 +22,7 @@ from nomul.compiler.quantize.rounding import (
     straight_through,
 )
 
-__all__ = ["Folded", "GridNorm", "Norm", "fold"]
+__all__ = ["Folded", "GridNorm", "Norm", "estimate_norms", "fold", "settle_norms"]
 
 _MANTISSA = 12
 _LARGEST_SHIFT = 1 << 30
@@ -66,7 +67,8 @@ class GridNorm(nn.Module):
     Training uses the statistics of the batch and moves the running ones, as torch does.
     With `Norm.POWER_OF_TWO` the factor ``a = weight / sqrt(var + eps)`` is then already
     rounded, to ``sign(a) * 2**round(log2(abs(a)))``: torch's normalization, with another weight
-    to which the gradient goes straight through.
+    to which the gradient goes straight through. A factor near the border of two powers so takes
+    one or the other, as the batch happens to be; at the end of a training it is to be `settled`.
 
     Parameters
     ----------
@@ -76,6 +78,13 @@ class GridNorm(nn.Module):
         What the accumulators count.
     norm : Norm
         What it may multiply with.
+
+    Attributes
+    ----------
+    settled : bool
+        Whether the powers of two of eval mode stay as they are: in training the weight is then
+        what gives them, follows the running variance, and does not learn. `settle_norms`
+        changes it.
     """
 
     running_mean: Tensor
@@ -88,6 +97,7 @@ class GridNorm(nn.Module):
         features = source.num_features
         like = source.running_mean
         self.eps, self.momentum, self.norm = source.eps, source.momentum or 0.1, norm
+        self.settled = False
         self.weight = nn.Parameter(source.weight.detach().clone() if source.affine
                                    else torch.ones(features, device=like.device))
         self.bias = nn.Parameter(source.bias.detach().clone() if source.affine
@@ -106,11 +116,19 @@ class GridNorm(nn.Module):
             moved = values + (shift * self.unit.double()).to(values).view(shape)
             return factor.to(values).view(shape) * moved + constant.to(values).view(shape)
         weight: Tensor = self.weight
-        if self.norm is Norm.POWER_OF_TWO:
+        settled = self.settled and self.norm is Norm.POWER_OF_TWO
+        if settled:
+            factor = self._factor()
+            weight = (factor * self._deviation()).to(weight)
+        elif self.norm is Norm.POWER_OF_TWO:
             weight = straight_through(weight, weight.detach() * self._rounding(values))
-        return functional.batch_norm(values, self.running_mean, self.running_var, weight,
-                                     self.bias, training=True, momentum=self.momentum,
-                                     eps=self.eps)
+        result = functional.batch_norm(values, self.running_mean, self.running_var, weight,
+                                       self.bias, training=True, momentum=self.momentum,
+                                       eps=self.eps)
+        if settled:
+            with torch.no_grad():
+                self.weight.copy_(factor * self._deviation())
+        return result
 
     @torch.no_grad()
     def _rounding(self, values: Tensor) -> Tensor:
@@ -128,17 +146,53 @@ class GridNorm(nn.Module):
         Where ``a`` is 0, or so small that ``k`` would leave 2**30, the channel is a
         constant: then ``a`` is 0 and in the place of ``k`` stands that constant.
         """
-        weight, bias = self.weight.double(), self.bias.double()
-        factor = weight / (self.running_var.double() + self.eps).sqrt()
-        factor = (_to_power if self.norm is Norm.POWER_OF_TWO else _to_mantissa)(factor)
+        bias, factor = self.bias.double(), self._factor()
         safe = torch.where(factor == 0, 1, factor)
         constant = bias - factor * self.running_mean.double()
         shift = round_half_up(constant / safe / self.unit.double())
         dead = (factor == 0) | (shift.abs() > _LARGEST_SHIFT)
         return torch.where(dead, 0, factor), torch.where(dead, constant, shift)
 
+    @torch.no_grad()
+    def _factor(self) -> Tensor:
+        """Factor of each channel in eval mode, float64."""
+        factor = self.weight.double() / self._deviation()
+        return (_to_power if self.norm is Norm.POWER_OF_TWO else _to_mantissa)(factor)
+
+    def _deviation(self) -> Tensor:
+        """What each channel is divided by in eval mode, float64."""
+        return (self.running_var.double() + self.eps).sqrt()
+
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, norm={self.norm.value}"
+
+
+def settle_norms(model: nn.Module, settled: bool) -> None:
+    """Set `GridNorm.settled` in all of ``model``."""
+    for module in model.modules():
+        if isinstance(module, GridNorm):
+            module.settled = settled
+
+
+@torch.no_grad()
+def estimate_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make the statistics of every `GridNorm` the means over ``batches``; puts ``model`` in train
+    mode.
+
+    While weights hop between entries of a dictionary, running averages lag behind what a layer
+    gives now (Nagel et al., arXiv 2203.11086, section 2.3.1). Averaging anew closes the gap.
+    """
+    norms = [module for module in model.modules() if isinstance(module, GridNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    model.train()
+    for number, images in enumerate(batches):
+        for norm in norms:
+            norm.momentum = 1 / (number + 1)
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _to_mantissa(values: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class Recipe:
     warmup : float
         Share of each training in which the learning rate rises.
     settled : float
-        Share of LUT-Q's training at whose end dictionaries stay as they are.
+        Share of LUT-Q's training at whose end dictionaries stay as they are, and so do the
+        powers of two that normalizations multiply with.
     calibration : int
         Training images that find the steps of the codes.
     accelerate : bool

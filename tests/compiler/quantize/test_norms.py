@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nomul.compiler.quantize.norms import GridNorm, Norm, fold
+from nomul.compiler.quantize.norms import GridNorm, Norm, estimate_norms, fold, settle_norms
 
 UNIT = 2.0 ** -6
 
@@ -122,6 +123,60 @@ def test_factors_of_the_multiplierless_one_are_powers_of_two_in_training() -> No
     normal = (values - mean.view(1, -1, 1, 1)) / (var + torchs.eps).sqrt().view(1, -1, 1, 1)
     torch.testing.assert_close(grid.weight.grad, (wanted * normal).sum(dim=(0, 2, 3)))
     torch.testing.assert_close(grid.bias.grad, wanted.sum(dim=(0, 2, 3)))
+
+
+def test_settled_powers_of_two_stay_whatever_the_batch_is() -> None:
+    grid = GridNorm(source(), UNIT, Norm.POWER_OF_TWO).double().train()
+    model = nn.Sequential(nn.Identity(), grid)
+    settle_norms(model, True)
+    factor = grid.exact()[0]
+    for size in (5, 0.2, 40):
+        values = (size * images()).requires_grad_()
+        deviation = (grid.running_var + grid.eps).sqrt()
+        twin = functional.batch_norm(
+            values, None, None, factor * deviation, grid.bias.detach(), training=True)
+        found = model(values)
+        torch.testing.assert_close(found, twin)
+        (gradient,) = torch.autograd.grad(found.square().sum(), values, retain_graph=True)
+        (expected,) = torch.autograd.grad(twin.square().sum(), values)
+        torch.testing.assert_close(gradient, expected)
+        found.sum().backward()
+        assert grid.weight.grad is None and grid.bias.grad is not None
+        assert torch.equal(grid.exact()[0], factor)
+
+    settle_norms(model, False)
+    for _ in range(40):
+        model(40 * images()).sum().backward()
+    assert grid.weight.grad is not None
+    assert not torch.equal(grid.exact()[0], factor)
+
+
+def test_statistics_are_estimated_anew() -> None:
+    grid = GridNorm(source(), UNIT, Norm.AFFINE).double().eval()
+    model = nn.Sequential(nn.Identity(), grid)
+    parts = [(n + 1) * images() for n in range(3)]
+    estimate_norms(model, parts)
+    means = torch.stack([part.mean(dim=(0, 2, 3)) for part in parts])
+    variances = torch.stack([part.var(dim=(0, 2, 3)) for part in parts])
+    torch.testing.assert_close(grid.running_mean, means.mean(dim=0))
+    torch.testing.assert_close(grid.running_var, variances.mean(dim=0))
+    assert grid.momentum == 0.1
+
+
+def test_estimating_keeps_settled_powers_of_two() -> None:
+    grid = GridNorm(source(), UNIT, Norm.POWER_OF_TWO).double()
+    factor = grid.exact()[0]
+    settle_norms(grid, True)
+    estimate_norms(grid, [50 * images()])
+    assert torch.equal(grid.exact()[0], factor)
+    assert grid.running_var.min() > 1
+
+
+def test_only_powers_of_two_settle() -> None:
+    twins = [GridNorm(source(), UNIT, Norm.AFFINE).double().train() for _ in range(2)]
+    settle_norms(twins[0], True)
+    values = images()
+    assert torch.equal(twins[0](values), twins[1](values))
 
 
 @pytest.mark.parametrize("bias", [True, False])
