@@ -48,7 +48,9 @@ test-full: setup
 	$(BIN)/pytest -n $(JOBS) $(TESTS)
 
 bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 	$(BIN)/python -m nomul.lanes docs
+	$(BIN)/python -m nomul.peers docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup

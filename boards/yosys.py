@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from amaranth.lib import wiring
 from nomul.boards.targets import Family, Target
 from nomul.boards.tools import Tool, run
 
-__all__ = ["GLUE", "Counts", "Netlist", "count_layers", "make_netlist", "mapping"]
+__all__ = ["GLUE", "Counts", "Netlist", "count_layers", "make_netlist", "map_verilog",
+           "mapping"]
 
 #: Key in `count_layers` for everything outside the layers.
 GLUE = "(glue)"
@@ -156,6 +157,27 @@ def make_netlist(component: wiring.Component, chip: Target, folder: Path) -> Net
         least_logic_cells=_least_logic_cells(counts, module["cells"], chip.family),
         pins=sum(len(port["bits"]) for port in module["ports"].values()),
     )
+
+
+def map_verilog(files: Sequence[Path], top: str, chip: Target, folder: Path) -> Counts:
+    """Cells of Verilog that others wrote, mapped as `make_netlist` does.
+
+    Leaves ``verilog.log`` and ``netlist.json`` in ``folder``.
+
+    Raises
+    ------
+    RunFailure
+        Yosys ended with an error.
+    """
+    _script(folder, "verilog", [
+        *(f"read_verilog -defer -sv {file.resolve()}" for file in files),
+        f"hierarchy -check -top {top}",
+        "rename -top top",
+        *mapping(chip),
+        "tee -q -o verilog.json stat -json",
+        "write_json netlist.json",
+    ])
+    return _counts(_types(_read(folder / "verilog.json")["design"]), chip.family)
 
 
 def count_layers(component: wiring.Component, network: str, chip: Target,

@@ -27,6 +27,7 @@ __all__ = [
     "sparse_terms",
     "sum_terms",
     "threshold_rows",
+    "unrolled_matrix",
 ]
 
 _LUT4_ROWS = 16
@@ -122,6 +123,25 @@ def sparse_terms(layer: Dense, levels: Levels) -> SparseTerms | None:
     return SparseTerms(table=(table // step).tolist(), rows=rows)
 
 
+def unrolled_matrix(network: Network, layer: Dense) -> Ints | None:
+    """What ``layer`` multiplies codes by, corrections included, shape [outputs, inputs]; its sums
+    are without their offsets. None if its products are not multiples of the codes."""
+    terms = sum_terms(network, layer)
+    slopes = terms.products[:, 1]
+    if (terms.products != np.outer(slopes, np.arange(terms.products.shape[1]))).any():
+        return None
+    matrix: Ints = slopes[terms.assignment]
+    if layer.corrections is not None:
+        wire = network.reads(layer)[0]
+        assert isinstance(wire, Codes)
+        steps = np.diff(wire.levels.values)
+        if np.ptp(steps):
+            return None
+        outputs, inputs, values = layer.corrections.T
+        matrix[outputs, inputs] += steps[0] * values
+    return matrix
+
+
 def packed_terms(layer: Layer, terms: SumTerms) -> tuple[SumTerms, list[int] | None]:
     """``terms`` as the hardware stores them, and for each stored number the row of its products.
 
@@ -150,7 +170,8 @@ def _add_range(network: Network, layer: Add) -> tuple[int, int]:
 
 def legal_circuits(network: Network, layer: Layer,
                    ) -> tuple[list[ProductCircuit], list[StaircaseCircuit]]:
-    """Circuits that give exactly the layer's bits, the smallest first."""
+    """Circuits that give exactly the layer's bits, the smallest first; but a layer can only be
+    unrolled that computes all of its outputs and inputs at once."""
     staircase: Staircase | None = getattr(layer, "staircase", None)
     if not isinstance(layer, Weighted | SumPool | Add):
         return [ProductCircuit.NONE], [StaircaseCircuit.NONE]
@@ -164,6 +185,8 @@ def legal_circuits(network: Network, layer: Layer,
             products.insert(0 if terms.products.size > _LUT4_ROWS else 1, ProductCircuit.MASKED)
         if shift_add_slopes(terms.products.tolist()) is not None:
             products.insert(0, ProductCircuit.SHIFT_ADD)
+        if isinstance(layer, Dense) and unrolled_matrix(network, layer) is not None:
+            products.append(ProductCircuit.UNROLLED)
     if staircase is None:
         return products, [StaircaseCircuit.NONE]
     staircases = [StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH]

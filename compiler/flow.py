@@ -5,7 +5,7 @@ channels, or the whole of a flat wire. The last beat of each vector may be short
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -122,17 +122,19 @@ def window_of(layer: Layer, wire: Codes) -> Window:
     return layer.window
 
 
-def stages(network: Network, input_lanes: int, folds: Mapping[str, Fold]) -> dict[str, Stage]:
-    """The stage of every layer, by its name, for the given lanes."""
+def stages(network: Network, input_lanes: int, folds: Mapping[str, Fold],
+           unrolled: Container[str] = ()) -> dict[str, Stage]:
+    """The stage of every layer, by its name, for the given lanes and the ``unrolled`` layers."""
     result: dict[str, Stage] = {}
     for layer in network.layers:
         before = result[layer.inputs[0]].gives if layer.inputs else Stream(
             lanes=input_lanes, length=prod(network.input.shape), vectors=1)
-        result[layer.name] = _stage(network, layer, before, folds.get(layer.name, (1, 1)))
+        result[layer.name] = _stage(network, layer, before, folds.get(layer.name, (1, 1)),
+                                    unrolled=layer.name in unrolled)
     return result
 
 
-def _stage(network: Network, layer: Layer, before: Stream, fold: Fold) -> Stage:
+def _stage(network: Network, layer: Layer, before: Stream, fold: Fold, *, unrolled: bool) -> Stage:
     shape = network.wires[layer.name].shape
     outputs, inputs = fold
     if isinstance(layer, Input | Flatten):
@@ -149,7 +151,7 @@ def _stage(network: Network, layer: Layer, before: Stream, fold: Fold) -> Stage:
         case Dense():
             chunks = beats(layer.fan_in, inputs)
             assert isinstance(wire, Codes)
-            sparse = sparse_terms(layer, wire.levels)
+            sparse = None if unrolled else sparse_terms(layer, wire.levels)
             return Stage(takes=Stream(lanes=inputs, length=layer.fan_in, vectors=1),
                          gives=Stream(lanes=output_lanes(outputs, chunks), length=layer.outputs,
                                       vectors=1),

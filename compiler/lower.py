@@ -1,6 +1,7 @@
 """Networks and plans to hardware components."""
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -9,15 +10,16 @@ import numpy as np
 from amaranth.hdl import unsigned
 from amaranth.lib import data
 
+from nomul.compiler.adders import adder_graph
 from nomul.compiler.circuits import (
     SparseTerms,
     SumTerms,
     packed_terms,
-    shift_clip_terms,
     sparse_terms,
     sum_terms,
-    threshold_rows,
+    unrolled_matrix,
 )
+from nomul.compiler.coders import Parts, coders, moves_of, staircase_parts
 from nomul.compiler.errors import ModelError
 from nomul.compiler.flow import (
     Stage,
@@ -42,13 +44,13 @@ from nomul.compiler.layers import (
 )
 from nomul.compiler.network import Network
 from nomul.compiler.plan import LayerPlan, Plan, check_plan, plan_stages
-from nomul.compiler.values import Codes, Ints, Staircase
+from nomul.compiler.values import Codes, Ints
 from nomul.hw.affine import Affine
 from nomul.hw.argmax import Argmax as ArgmaxUnit
 from nomul.hw.axis import AxisTop
 from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
 from nomul.hw.chain import Chain
-from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import ProductCircuit
 from nomul.hw.dots import DotProducts
 from nomul.hw.embedding import Embedding
 from nomul.hw.fill import ZeroAbsent
@@ -58,13 +60,14 @@ from nomul.hw.product import MaskedProducts, Products, ShiftAddProducts, TablePr
 from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
 from nomul.hw.sparse import SparseDots
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, beats
+from nomul.hw.unrolled import UnrolledDots
 from nomul.hw.window import Windows
 
 __all__ = ["lower", "lower_body"]
 
-Parts = dict[str, Any]
+# Between registers of an unrolled layer.
+_ADDITIONS = 3
 
 # Beats under way that a queue holds beyond a vector.
 _SPARE_BEATS = 4
@@ -149,7 +152,8 @@ def _add_layer(network: Network, plan: Plan, layer: Layer, flow: dict[str, Stage
               if isinstance(wire, Codes)]
     adder = AddStreams(tables, lanes=stage.takes.lanes)
     terms, entry = sum_terms(network, layer), plan[layer.name]
-    tail = _staircase(layer.staircase, terms, entry, stage.gives.lanes, adder.o.payload.shape())
+    tail = staircase_parts(layer.staircase, terms, entry, stage.gives.lanes,
+                           adder.o.payload.shape())
     name = f"{layer.name}_sum" if tail else layer.name
     parts[name] = adder
     for number, (end, source, shape) in enumerate(sources):
@@ -186,6 +190,9 @@ def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) 
         return {"window": _windows(layer.window, wire, element, entry, pad=0, lanewise=True),
                 "max": LanewiseMax(element, lanes=entry.outputs, taps=prod(layer.window.kernel))}
     assert isinstance(layer, Weighted | SumPool)
+    if entry.product is ProductCircuit.UNROLLED:
+        assert isinstance(layer, Dense)
+        return _unrolled(network, layer, entry, element)
     terms, packed = packed_terms(layer, sum_terms(network, layer))
     if isinstance(layer, Dense):
         parts = _dense(layer, terms, packed, entry, stage)
@@ -198,7 +205,7 @@ def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) 
         assert isinstance(layer, Conv2d)
         parts = _convolution(layer, terms, packed, wire, entry, stage, element)
     sums = list(parts.values())[-1].o.payload.shape()
-    return parts | _staircase(layer.staircase, terms, entry, stage.gives.lanes, sums)
+    return parts | staircase_parts(layer.staircase, terms, entry, stage.gives.lanes, sums)
 
 
 def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> Products:
@@ -244,6 +251,24 @@ def _dense(layer: Dense, terms: SumTerms, packed: list[int] | None, plan: LayerP
         parts["replay"] = Replay(dots.i.payload.shape(), length=beats(layer.fan_in, plan.inputs),
                                  repeats=dots.groups, depth=plan.depth)
     return parts | sums
+
+
+def _unrolled(network: Network, layer: Dense, plan: LayerPlan, element: Any) -> Parts:
+    """All outputs at once from constant weights, and their offsets added on the way."""
+    terms, matrix = sum_terms(network, layer), unrolled_matrix(network, layer)
+    assert matrix is not None, "the plan is checked"
+    moves = moves_of(layer.staircase, terms, plan)
+    matrix = np.where(moves.negate[:, None], -matrix, matrix)
+    added = np.flatnonzero(moves.offsets)
+    graph = adder_graph(
+        np.hstack([matrix, np.eye(layer.outputs, dtype=np.int64)[:, added]]),
+        [(0, terms.products.shape[1] - 1)] * layer.fan_in
+        + [(value, value) for value in moves.offsets[added].tolist()])
+    none = np.zeros(layer.outputs, dtype=np.int64)
+    return {"dots": UnrolledDots(graph, code_shape=element, elements=layer.fan_in,
+                                 o_shape=moves.shape, depth=_ADDITIONS)} | coders(
+        layer.staircase, replace(moves, offsets=none, negate=none), moves.shape, plan,
+        layer.outputs)
 
 
 def _corrected(parts: Parts, sparse: SparseTerms, terms: SumTerms, plan: LayerPlan, stage: Stage,
@@ -316,53 +341,3 @@ def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire:
                                repeats=beats(each, plan.outputs))
     return parts | _dot_products(terms, packed, rows.reshape(layer.outputs, -1), plan,
                                  stage.gives.lanes)
-
-
-def _staircase(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, lanes: int,
-               sums: Any) -> Parts:
-    """Add what the sums lack, and make codes; maybe nothing."""
-    parts: Parts = {}
-    low, high = int(terms.low.min()), int(terms.high.max())
-    shape, offsets, negate = sums.elem_shape, terms.offsets, False
-    shift = None
-    if plan.staircase is StaircaseCircuit.SHIFT_CLIP:
-        assert staircase
-        shift = shift_clip_terms(staircase, terms.low + offsets, terms.high + offsets)
-        assert shift, "the plan is checked"
-        offsets = shift.offsets + np.where(shift.negate, -offsets, offsets)
-        if not shift.common:
-            return {"staircase": ShiftClipRows(
-                shape, signed_range(*_moved_range(terms, offsets, shift.negate)),
-                offsets=offsets.tolist(), shifts=shift.shifts.tolist(),
-                negate=shift.negate.tolist(), codes=len(staircase.levels), lanes=lanes,
-                storage=plan.constants_in)}
-        negate = bool(shift.negate[0])
-    # An own offset for each output is added; a common one moves into the thresholds.
-    rows = plan.staircase in (StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH)
-    folded = rows and (not np.ptp(offsets) or bool(staircase and staircase.per_channel))
-    if (offsets.any() or negate) and not folded:
-        low, high = _moved_range(terms, offsets, negate)
-        parts["offset"] = Offset(
-            shape, signed_range(low, high), lanes=lanes, negate=negate,
-            offsets=offsets.tolist() if np.ptp(offsets) else [int(offsets[0])],
-            storage=plan.constants_in)
-        shape = parts["offset"].o_shape
-        offsets = np.zeros_like(offsets)
-
-    if shift:
-        assert staircase
-        parts["staircase"] = ShiftClip(shape, shift=int(shift.shifts[0]),
-                                       codes=len(staircase.levels), lanes=lanes)
-    elif rows:
-        assert staircase
-        thresholds, falling = threshold_rows(staircase, offsets, low, high)
-        circuit = Comparators if plan.staircase is StaircaseCircuit.COMPARATORS else Search
-        parts["staircase"] = circuit(shape, thresholds.tolist(), falling=falling, lanes=lanes,
-                                     storage=plan.constants_in)
-    return parts
-
-
-def _moved_range(terms: SumTerms, offsets: Ints, negate: Ints | bool) -> tuple[int, int]:
-    """Lowest and highest of ``offsets`` plus the sums, or minus them where ``negate``."""
-    low, high = np.where(negate, -terms.high, terms.low), np.where(negate, -terms.low, terms.high)
-    return int((offsets + low).min()), int((offsets + high).max())

@@ -139,7 +139,9 @@ def planned_layers(network: Network) -> list[Layer]:
 
 def plan_stages(plan: Plan, network: Network) -> dict[str, Stage]:
     """How each layer takes part in the pipeline."""
-    return stages(network, plan.input_lanes, {entry.name: entry.fold for entry in plan.layers})
+    return stages(network, plan.input_lanes, {entry.name: entry.fold for entry in plan.layers},
+                  {entry.name for entry in plan.layers
+                   if entry.product is ProductCircuit.UNROLLED})
 
 
 def intervals(plan: Plan, network: Network) -> dict[str, int]:
@@ -226,6 +228,10 @@ def check_plan(plan: Plan, network: Network) -> None:
                 raise PlanError(f"plan: layer {layer.name!r} must make its {what} by "
                                 f"{' or '.join(c.value for c in legal)}, not {choice.value}: "
                                 "that circuit would give other bits")
+        if entry.product is ProductCircuit.UNROLLED and entry.fold != _most_lanes(network, layer):
+            raise PlanError(f"plan: layer {layer.name!r} must compute all of its outputs and "
+                            f"inputs at once to be unrolled, not {entry.outputs} and "
+                            f"{entry.inputs}; change its fold or its products")
         least = least_depth(network, layer, entry.fold)
         if entry.depth < least and not (isinstance(layer, Weighted | MaxPool | SumPool) and least):
             raise PlanError(f"plan: layer {layer.name!r}: depth must be at least 0")

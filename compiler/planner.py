@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import prod
 
-from nomul.compiler.circuits import legal_circuits
+from nomul.compiler.circuits import legal_circuits, unrolled_matrix
 from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import Fold, hardware_source, queue_depths, stages, window_of
 from nomul.compiler.layers import Conv2d, Dense, Layer, MaxPool, PixelEmbedding, SumPool, Weighted
@@ -26,7 +27,8 @@ from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
 
-__all__ = ["fold_for_interval", "make_plan", "parse_folds"]
+__all__ = ["fastest", "fold_for_interval", "input_lanes_for", "make_plan",
+           "parse_folds", "unrolled_folds"]
 
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
 _BLOCK_BITS = 512
@@ -35,6 +37,8 @@ _CONSTANT_BLOCK_ROWS = 16
 # Up to the second number one block RAM of an ECP5 holds a table, which takes fewer cells than
 # masked sums do.
 _LOGIC_TABLE, _BLOCK_TABLE, _TABLE_LANES = 64, 1024, 4
+# Weights of a layer that is unrolled unasked: the search for what to share takes seconds then.
+_UNROLLED = 1 << 14
 
 
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
@@ -80,6 +84,8 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
     lanes = outputs if layer.lanewise else outputs * inputs
     in_block = table > _LOGIC_TABLE and lanes <= _TABLE_LANES
     product = products[0]
+    if _unrolls(network, layer, fold):
+        product = ProductCircuit.UNROLLED
     if product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
         product = ProductCircuit.TABLE
     return LayerPlan(
@@ -88,6 +94,13 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
         weights_in=Storage.BLOCK if weights >= _BLOCK_BITS else Storage.LOGIC,
         constants_in=Storage.BLOCK if rows > _CONSTANT_BLOCK_ROWS else Storage.LOGIC,
         staircase=staircases[0], depth=_comfortable_depth(network, layer, fold))
+
+
+def _unrolls(network: Network, layer: Layer, fold: Fold) -> bool:
+    """Whether ``layer`` is unrolled: it can be, and few enough weights are to be shared out."""
+    return (isinstance(layer, Dense) and fold == (layer.outputs, layer.fan_in)
+            and layer.assignment.size <= _UNROLLED
+            and unrolled_matrix(network, layer) is not None)
 
 
 def _comfortable_depth(network: Network, layer: Layer, fold: Fold) -> int:
@@ -135,11 +148,35 @@ def fold_for_interval(network: Network, cycles: int) -> dict[str, Fold]:
     for layer in planned_layers(network):
         options = []
         for fold in _folds_of(network, layer):
-            took = stages(network, 1, {layer.name: fold})[layer.name].cycles
+            unrolled = [layer.name] if _unrolls(network, layer, fold) else []
+            took = stages(network, 1, {layer.name: fold}, unrolled)[layer.name].cycles
             options.append((took > cycles, took if took > cycles else 0, fold[0] * fold[1], fold))
         if options:
             folds[layer.name] = min(options)[-1]
     return folds
+
+
+def input_lanes_for(network: Network, cycles: int) -> int:
+    """The fewest codes at once with which an image enters within ``cycles``."""
+    return beats(prod(network.input.shape), max(1, cycles))
+
+
+def fastest(network: Network) -> tuple[dict[str, Fold], int]:
+    """The fewest lanes with which inferences follow each other as fast as they can, and the
+    codes that must enter at once for it."""
+    least = {layer.name: max(_folds_of(network, layer), default=(1, 1))
+             for layer in planned_layers(network)}
+    unrolled = [layer.name for layer in planned_layers(network)
+                if _unrolls(network, layer, least[layer.name])]
+    flow = stages(network, prod(network.input.shape), least, unrolled)
+    cycles = max(stage.cycles for stage in flow.values())
+    return fold_for_interval(network, cycles), input_lanes_for(network, cycles)
+
+
+def unrolled_folds(network: Network) -> dict[str, Fold]:
+    """All outputs and inputs of each dense layer at once."""
+    return {layer.name: (layer.outputs, layer.fan_in) for layer in network.layers
+            if isinstance(layer, Dense)}
 
 
 def _folds_of(network: Network, layer: Layer) -> list[Fold]:

@@ -13,6 +13,7 @@ class ProductCircuit(enum.Enum):
     SHIFT_ADD = "shift-add"
     MASKED = "masked-sums"
     TABLE = "table"
+    UNROLLED = "unrolled"
 
 
 class StaircaseCircuit(enum.Enum):

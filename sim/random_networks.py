@@ -20,6 +20,7 @@ from nomul.compiler.plan import (
 )
 from nomul.compiler.planner import make_plan
 from nomul.compiler.values import Levels, Staircase
+from nomul.hw.circuits import ProductCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
@@ -156,6 +157,8 @@ def random_plan(network: Network, seed: int) -> Plan:
                 depth = max(depth, beats(layer.fan_in, inputs))
         storages = [Storage.BLOCK if rng.integers(2) else Storage.LOGIC for _ in range(3)]
         products, staircases = legal_circuits(network, layer)
+        if isinstance(layer, Dense) and (outputs, inputs) != (layer.outputs, layer.fan_in):
+            products = [item for item in products if item is not ProductCircuit.UNROLLED]
         layers.append(replace(
             entry, outputs=outputs, inputs=inputs, depth=depth, products_in=storages[0],
             weights_in=storages[1], constants_in=storages[2],
@@ -184,5 +187,8 @@ def _fold(rng: Rng, network: Network, layer: Layer) -> Fold:
         return (int(rng.choice([n for n in range(1, each + 1) if each % n == 0])),
                 int(rng.choice([n for n in range(1, fan_in + 1) if fan_in % n == 0])))
     if isinstance(layer, Dense):
+        own, = rng.spawn(1)
+        if own.integers(3) == 0:  # as it must be to be unrolled
+            return layer.outputs, layer.fan_in
         return int(rng.integers(1, layer.outputs + 1)), int(rng.integers(1, layer.fan_in + 1))
     return 1, 1

@@ -198,7 +198,10 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
               "lanes.")
 @click.option("--clock", type=float, default=24.0, show_default=True,
               help="Clock that --fps counts with, in MHz.")
-@click.option("--input-lanes", type=int, help="Codes that enter at once.  [default: 1]")
+@click.option("--fastest", is_flag=True, help="As many inferences as can be, with the fewest "
+              "lanes; one a clock if all layers are dense ones, which are then unrolled.")
+@click.option("--input-lanes", type=int, help="Codes that enter at once.  [default: 1, or what "
+              "--fps or --fastest need]")
 @click.option("--target", "targets", multiple=True, help="Chip, for 'nomul synth'; may be given "
               "several times.")
 @click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
@@ -208,7 +211,7 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
               "first ones.  [default: all, but no more than 4 million codes need]")
 @click.option("-o", "--output", "folder", type=Path, required=True, help="Folder to write.")
 def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: float | None,
-          clock: float, input_lanes: int | None, targets: tuple[str, ...],
+          clock: float, fastest: bool, input_lanes: int | None, targets: tuple[str, ...],
           boards: tuple[str, ...], data: str | None, split: str, vectors: int | None,
           folder: Path) -> None:
     """Build NETWORK: Verilog, test vectors, plan and manifest.
@@ -218,15 +221,17 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
       nomul build digits.nomul --target ice40-hx8k -o build/
       nomul build digits.nomul --fold dense1=8x4,dense2=5x4 -o build/fast
       nomul build digits.nomul --fps 10000 --clock 48 -o build/paced
+      nomul build digits.nomul --fastest --target ecp5-25k -o build/unrolled
     """
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
+    from nomul.compiler import planner
     from nomul.compiler.plan import intervals, load_plan
-    from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
     from nomul.compiler.storage import load, load_provenance
 
-    if sum(choice is not None for choice in (fold, plan_file, fps)) > 1:
-        raise click.UsageError("--fold, --plan and --fps exclude each other; give one of them")
+    if sum(choice is not None for choice in (fold, plan_file, fps, fastest or None)) > 1:
+        raise click.UsageError("--fold, --plan, --fps and --fastest exclude each other; give one "
+                               "of them")
     if plan_file and input_lanes is not None:
         raise click.UsageError("--input-lanes is part of the plan; change it there")
     chips = [find_target(name).name for name in (*targets, *boards)]
@@ -234,13 +239,17 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
     if plan_file:
         plan = load_plan(plan_file, network)
     else:
-        folds = parse_folds(fold, network) if fold else {}
-        if fps is not None:
+        folds, lanes = planner.parse_folds(fold, network) if fold else {}, 1
+        if fastest:
+            folds, lanes = planner.fastest(network)
+        elif fps is not None:
             if not (0 < fps < float("inf") and 0 < clock < float("inf")):
                 raise PlanError("plan: inferences a second and clock must be above 0, "
                                 f"not {fps} and {clock}")
-            folds = fold_for_interval(network, int(clock * 1e6 / fps))
-        plan = make_plan(network, folds, input_lanes=1 if input_lanes is None else input_lanes)
+            folds = planner.fold_for_interval(network, int(clock * 1e6 / fps))
+            lanes = planner.input_lanes_for(network, int(clock * 1e6 / fps))
+        plan = planner.make_plan(network, folds,
+                                 input_lanes=lanes if input_lanes is None else input_lanes)
     each = sum(prod(wire.shape) for wire in network.wires.values())
     images = _images(data, split, network, provenance).first(
         vectors or max(20, _VECTOR_CODES // each))

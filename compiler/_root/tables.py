@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from nomul.boards.doctor import tool_versions
 
@@ -19,7 +21,11 @@ def table(header: Row, rows: Sequence[Row]) -> str:
 
 
 def versions(*tools: str) -> str:
-    """A sentence that names the versions of Python and of those ``tools`` that are there."""
+    """A sentence that names the versions of Python and of those ``tools``, or packages, that are
+    there."""
     known = tool_versions()
+    for name in tools:
+        if name not in known and find_spec(name):
+            known[name] = version(name)
     return (f"Python {platform.python_version()}, "
             + ", ".join(f"{name} {known[name]}" for name in tools if name in known) + ".")

@@ -2,7 +2,13 @@
 import numpy as np
 import pytest
 
-from nomul.compiler.circuits import shift_clip_terms, sparse_terms, sum_terms, threshold_rows
+from nomul.compiler.circuits import (
+    shift_clip_terms,
+    sparse_terms,
+    sum_terms,
+    threshold_rows,
+    unrolled_matrix,
+)
 from nomul.compiler.network import Dense, Levels, Network, Staircase
 from nomul.sim.golden import apply_staircase
 from nomul.sim.random_networks import random_network
@@ -16,6 +22,23 @@ def hidden_layers() -> list[tuple[Network, Dense, Levels]]:
                 wire, = network.reads(layer)
                 found.append((network, layer, wire.levels))  # type: ignore[union-attr]
     return found
+
+
+def test_unrolled_matrices_give_the_same_accumulators() -> None:
+    found = corrected = refused = 0
+    for network, layer, levels in hidden_layers():
+        matrix = unrolled_matrix(network, layer)
+        if matrix is None:
+            refused += 1
+            continue
+        found, corrected = found + 1, corrected + layer.corrected
+        codes = np.random.default_rng(0).integers(0, len(levels), (20, layer.fan_in))
+        direct = layer.products(levels)[layer.assignment[None], codes[:, None]].sum(axis=2)
+        if layer.corrections is not None:
+            direct = levels.values[codes] @ layer.weights.T
+        sums = codes @ matrix.T + sum_terms(network, layer).offsets
+        assert (sums == direct + layer.bias).all()
+    assert min(found, corrected, refused) > 10
 
 
 def test_moved_constants_give_the_same_accumulators() -> None:

@@ -9,9 +9,24 @@ import numpy as np
 import pytest
 
 from nomul.compiler.errors import DataError, PlanError
-from nomul.compiler.network import Argmax, Dense, Flatten, Input, Levels, Network, Staircase
+from nomul.compiler.network import (
+    Argmax,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    Levels,
+    Network,
+    Staircase,
+)
 from nomul.compiler.plan import check_plan, intervals, load_plan, plan_json
-from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
+from nomul.compiler.planner import (
+    fastest,
+    fold_for_interval,
+    make_plan,
+    parse_folds,
+    unrolled_folds,
+)
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.table import Storage
 from nomul.sim.random_networks import random_network, random_plan
@@ -50,9 +65,52 @@ def test_the_smallest_exact_circuits_are_chosen() -> None:
 
 def test_few_lanes_look_products_up_and_many_add_masked_codes() -> None:
     network = small(dictionary=range(-15, 17, 2), codes=16)
-    few, many = (make_plan(network, {"dense1": fold})["dense1"] for fold in ((1, 1), (7, 15)))
+    few, many = (make_plan(network, {"dense1": fold})["dense1"] for fold in ((1, 1), (7, 14)))
     assert (few.product, few.products_in) == (ProductCircuit.TABLE, Storage.BLOCK)
     assert many.product is ProductCircuit.MASKED
+
+
+def test_a_layer_is_unrolled_that_computes_all_at_once() -> None:
+    plan = make_plan(small(), unrolled_folds(small()), input_lanes=15)
+    assert [entry.product for entry in plan.layers] == [ProductCircuit.UNROLLED] * 2
+    assert set(intervals(plan, small()).values()) == {1}
+    other = make_plan(small(), {"dense1": (7, 14)})
+    with pytest.raises(PlanError, match="layer 'dense1' must compute all of its outputs and inputs "
+                       "at once to be unrolled, not 7 and 14; change its fold or its products"):
+        check_plan(replace(other, layers=(
+            replace(other.layers[0], product=ProductCircuit.UNROLLED), other.layers[1])), small())
+
+
+def test_the_fastest_plan_is_no_wider_than_it_must_be() -> None:
+    network = small()
+    folds, lanes = fastest(network)
+    assert (folds, lanes) == ({"dense1": (7, 15), "dense2": (3, 7)}, 15)
+    # A layer that takes 9 cycles at best, one output pixel after the other, holds up the others.
+    rng = np.random.default_rng(0)
+    image = Network(name="image", layers=(
+        Input(name="pixels", shape=(3, 3, 2), levels=Levels.uniform(4)),
+        Conv2d(name="conv", inputs=("pixels",), dictionary=[-1, 1], bias=[0] * 4,
+               assignment=rng.integers(0, 2, (4, 3, 3, 2)),
+               staircase=Staircase(thresholds=[[8, 16, 24]], levels=Levels.uniform(4))),
+        Flatten(name="flat", inputs=("conv",)),
+        Dense(name="dense", inputs=("flat",), dictionary=[-1, 1], bias=[0] * 5,
+              assignment=rng.integers(0, 2, (5, 4)))))
+    folds, lanes = fastest(image)
+    assert max(intervals(make_plan(image, folds, input_lanes=lanes), image).values()) == 9
+    assert folds["conv"] == (4, 2)
+    assert folds["dense"][0] * folds["dense"][1] == 3, "20 products in 9 cycles"
+    assert lanes == 2
+
+
+def test_a_layer_of_many_weights_is_not_unrolled_unasked() -> None:
+    rng = np.random.default_rng(0)
+    network = Network(name="wide", layers=(
+        Input(name="pixels", shape=(300, 1, 1), levels=Levels.uniform(2)),
+        Flatten(name="flat", inputs=("pixels",)),
+        Dense(name="dense", inputs=("flat",), dictionary=[-1, 1], bias=[0] * 60,
+              assignment=rng.integers(0, 2, (60, 300)))))
+    plan = make_plan(network, {"dense": (60, 300)})
+    assert plan["dense"].product is not ProductCircuit.UNROLLED
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -125,7 +183,8 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     plan = make_plan(network)
     wrong = replace(plan, layers=(replace(plan.layers[0], product=ProductCircuit.SHIFT_ADD),
                                   plan.layers[1]))
-    with pytest.raises(PlanError, match="make its products by table or masked-sums, not shift-add"):
+    with pytest.raises(PlanError, match="make its products by table or masked-sums or unrolled, "
+                       "not shift-add"):
         check_plan(wrong, network)
 
 
@@ -136,7 +195,8 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     (lambda c: c["layers"][0].update(outputs=1.5), "sizes must be whole numbers, not 1.5"),
     (lambda c: c["layers"][0].update(outputs=0), "must compute 1 to 7 outputs at once, not 0"),
     (lambda c: c["layers"][0].update(product="magic"),
-     "ProductCircuit must be one of none, shift-add, masked-sums, table, not 'magic'"),
+     "ProductCircuit must be one of none, shift-add, masked-sums, table, "
+         "unrolled, not 'magic'"),
     (lambda c: c["layers"][0].update(name="conv9"), "layer 'conv9' must be one of"),
     (lambda c: c.update(layers=3), "'int' object is not iterable"),
 ])

@@ -17,6 +17,7 @@ from nomul.hw.sparse import SparseDots
 from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup
 from nomul.hw.table import Storage
+from nomul.hw.unrolled import AdderGraph, Sum, Term, UnrolledDots
 from nomul.sim.formal import prove_streams
 
 pytestmark = pytest.mark.formal
@@ -33,6 +34,12 @@ def packed_dots(storage: Storage) -> DotProducts:
     products = ShiftAddProducts([[0, 1], [0, -1], [0, -2]], lanes=2, inputs=1)
     return DotProducts(products, [[2, 3, 3], [1, 1, 1], [3, 2, 3]], acc_shape=signed(4), o_lanes=1,
                        storage=storage, packed=[0, 0, 1, 2])
+
+
+def unrolled_dots(*, depth: int) -> UnrolledDots:
+    graph = AdderGraph(inputs=((0, 1), (0, 1), (-2, -2)), outputs=(Term(4, 0, 1), Term(0, 1, -1)),
+                       sums=(Sum(Term(0, 0, 1), Term(1, 1, -1)), Sum(Term(2, 0, 1), Term(3, 0, 1))))
+    return UnrolledDots(graph, code_shape=1, elements=2, o_shape=signed(4), depth=depth)
 
 
 def sparse_dots(table: Sequence[int], *, lanes: int) -> SparseDots:
@@ -52,6 +59,8 @@ def sparse_dots(table: Sequence[int], *, lanes: int) -> SparseDots:
     DotProducts(MaskedProducts([[0, 1], [0, 0], [0, 9]], lanes=1, inputs=1), [[0, 1, 2], [2, 0, 1]],
                 acc_shape=signed(4), o_lanes=1, storage=Storage.LOGIC),
     Affine(signed(3), signed(5), base=-1, steps=[3], lanes=1),
+    unrolled_dots(depth=1),
+    unrolled_dots(depth=2),
     packed_dots(Storage.LOGIC),
     packed_dots(Storage.BLOCK),
     sparse_dots(range(2), lanes=1),

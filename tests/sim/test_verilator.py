@@ -10,10 +10,11 @@ from nomul.compiler.errors import DataError
 from nomul.compiler.layers import Conv2d, Input
 from nomul.compiler.network import Dense, Network
 from nomul.compiler.plan import Plan, intervals, plan_stages
-from nomul.compiler.planner import fold_for_interval, make_plan
+from nomul.compiler.planner import fastest, fold_for_interval, make_plan
 from nomul.compiler.quantize.datasets import load as load_data
 from nomul.compiler.storage import load
 from nomul.compiler.values import Levels
+from nomul.hw.circuits import ProductCircuit
 from nomul.sim.random_images import random_image_network, residual_network
 from nomul.sim.random_networks import random_network, random_plan
 from nomul.sim.vectors import Vectors, make_vectors
@@ -51,6 +52,17 @@ def test_another_plan_is_16_times_faster_with_the_same_bits() -> None:
     fast = prove(network, make_plan(network, FAST))
     assert small.interval >= 16 * fast.interval
     assert small.classes == fast.classes
+
+
+@pytest.mark.parametrize("name", ["pow2_3bit", *(
+    pytest.param(other, marks=pytest.mark.full)
+    for other in ("free_4bit", "binary", "ternary", "pruned_4bit", "fixed_4bit"))])
+def test_one_inference_a_clock(name: str) -> None:
+    network = load(ZOO / f"digits_{name}.nomul")
+    folds, lanes = fastest(network)
+    plan = make_plan(network, folds, input_lanes=lanes)
+    assert {entry.product for entry in plan.layers} == {ProductCircuit.UNROLLED}
+    assert prove(network, plan).interval == 1
 
 
 @pytest.mark.parametrize("seed", range(2))
