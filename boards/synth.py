@@ -200,7 +200,7 @@ def _check_fit(name: str, target: Target, netlist: Netlist) -> None:
               ) if needed > available]
     if excess:
         raise FitError(f"network '{name}' does not fit {target.name}: {'; '.join(excess)}; "
-                       "use fewer lanes (--fold) or a larger chip")
+                       "use fewer lanes (--fold), fewer block RAMs (--lean) or a larger chip")
 
 
 @contextmanager

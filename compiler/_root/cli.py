@@ -202,6 +202,8 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
               "lanes; one a clock if all layers are dense ones, which are then unrolled.")
 @click.option("--input-lanes", type=int, help="Codes that enter at once.  [default: 1, or what "
               "--fps or --fastest need]")
+@click.option("--lean", is_flag=True, help="Take few block RAMs: constants in logic, one vector "
+              "at a time in dense layers.")
 @click.option("--target", "targets", multiple=True, help="Chip, for 'nomul synth'; may be given "
               "several times.")
 @click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
@@ -211,9 +213,9 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
               "first ones.  [default: all, but no more than 4 million codes need]")
 @click.option("-o", "--output", "folder", type=Path, required=True, help="Folder to write.")
 def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: float | None,
-          clock: float, fastest: bool, input_lanes: int | None, targets: tuple[str, ...],
-          boards: tuple[str, ...], data: str | None, split: str, vectors: int | None,
-          folder: Path) -> None:
+          clock: float, fastest: bool, input_lanes: int | None, lean: bool,
+          targets: tuple[str, ...], boards: tuple[str, ...], data: str | None, split: str,
+          vectors: int | None, folder: Path) -> None:
     """Build NETWORK: Verilog, test vectors, plan and manifest.
 
     \b
@@ -232,8 +234,8 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
     if sum(choice is not None for choice in (fold, plan_file, fps, fastest or None)) > 1:
         raise click.UsageError("--fold, --plan, --fps and --fastest exclude each other; give one "
                                "of them")
-    if plan_file and input_lanes is not None:
-        raise click.UsageError("--input-lanes is part of the plan; change it there")
+    if plan_file and (lean or input_lanes is not None):
+        raise click.UsageError("--input-lanes and --lean are parts of the plan; change it there")
     chips = [find_target(name).name for name in (*targets, *boards)]
     network, provenance = load(network_file), load_provenance(network_file)
     if plan_file:
@@ -248,7 +250,7 @@ def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: flo
                                 f"not {fps} and {clock}")
             folds = planner.fold_for_interval(network, int(clock * 1e6 / fps))
             lanes = planner.input_lanes_for(network, int(clock * 1e6 / fps))
-        plan = planner.make_plan(network, folds,
+        plan = planner.make_plan(network, folds, lean=lean,
                                  input_lanes=lanes if input_lanes is None else input_lanes)
     each = sum(prod(wire.shape) for wire in network.wires.values())
     images = _images(data, split, network, provenance).first(

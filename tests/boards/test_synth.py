@@ -192,7 +192,7 @@ def test_too_big_is_refused_before_place_and_route(
         "network 'huge' does not fit ice40-hx8k: it needs at least 3.. logic cells and the chip "
         "has 200; it needs at least 297 flip-flops and the chip has 200; it needs at least 3 "
         "block RAMs and the chip has 2; it needs at least 123 pins and the chip has 100; use "
-        "fewer lanes (--fold) or a larger chip")
+        "fewer lanes (--fold), fewer block RAMs (--lean) or a larger chip")
     assert list(tmp_path.iterdir()) == []
 
 

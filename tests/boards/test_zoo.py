@@ -30,17 +30,21 @@ def test_digits_fit_the_smallest_chips_with_room_to_spare(tmp_path: Path) -> Non
         assert result["fmax_mhz"]["min"] >= clock
 
 
-def test_mnist_runs_on_a_up5k(tmp_path: Path) -> None:
-    path = ZOO / "mnist_lenet.nomul"
+@pytest.mark.parametrize("name, accurate, fps, lean", [
+    ("mnist_lenet", 0.99, 1000, False), ("fashion_lenet", 0.90, 500, True)])
+def test_images_run_on_a_up5k(tmp_path: Path, name: str, accurate: float, fps: int, lean: bool,
+                              ) -> None:
+    path = ZOO / f"{name}.nomul"
     network, accuracy = load(path), load_provenance(path)["accuracy"]
-    assert accuracy["quantized_test"] >= 0.99
-    plan = make_plan(network, fold_for_interval(network, 30_000_000 // 1000))
-    result = synthesize(PinShell(lower(network, plan)), "mnist", target("ice40-up5k"),
+    assert accuracy["quantized_test"] >= accurate
+    assert accuracy["float_test"] - accuracy["quantized_test"] <= 0.015
+    plan = make_plan(network, fold_for_interval(network, 30_000_000 // fps), lean=lean)
+    result = synthesize(PinShell(lower(network, plan)), name, target("ice40-up5k"),
                         tmp_path / "run", seeds=(1, 2)).as_json()
     assert result["logic_cells"] <= 5280 and result["bram"] <= 30
     assert result["dsp"] == result["multipliers"] == 0
     rate = result["fmax_mhz"]["median"] * 1e6 / max(intervals(plan, network).values())
-    assert rate >= 1000
+    assert rate >= fps
 
 
 @pytest.mark.full

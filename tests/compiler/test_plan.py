@@ -19,7 +19,7 @@ from nomul.compiler.network import (
     Network,
     Staircase,
 )
-from nomul.compiler.plan import check_plan, intervals, load_plan, plan_json
+from nomul.compiler.plan import check_plan, intervals, least_depth, load_plan, plan_json
 from nomul.compiler.planner import (
     fastest,
     fold_for_interval,
@@ -100,6 +100,28 @@ def test_the_fastest_plan_is_no_wider_than_it_must_be() -> None:
     assert folds["conv"] == (4, 2)
     assert folds["dense"][0] * folds["dense"][1] == 3, "20 products in 9 cycles"
     assert lanes == 2
+
+
+@pytest.mark.parametrize("outputs, storage", [(16, (Storage.LOGIC, Storage.LOGIC)),
+                                              (17, (Storage.BLOCK, Storage.LOGIC)),
+                                              (65, (Storage.BLOCK, Storage.BLOCK))])
+def test_lean_plans_hold_no_more_than_they_must(outputs: int, storage: tuple[Storage, Storage],
+                                                ) -> None:
+    rng = np.random.default_rng(0)
+    network = Network(name="lean", layers=(
+        Input(name="pixels", shape=(9, 9, 7), levels=Levels.uniform(2)),
+        Conv2d(name="conv", inputs=("pixels",), dictionary=[-1, 1], bias=[0] * outputs,
+               assignment=rng.integers(0, 2, (outputs, 3, 3, 7)),
+               staircase=Staircase(thresholds=[[1, 2, 3]], levels=Levels.uniform(4))),
+        Flatten(name="flat", inputs=("conv",)),
+        Dense(name="dense", inputs=("flat",), dictionary=[-1, 1], bias=[0] * 2,
+              assignment=rng.integers(0, 2, (2, 49 * outputs)))))
+    plans = [make_plan(network, lean=lean) for lean in (False, True)]
+    assert tuple(plan["conv"].constants_in for plan in plans) == storage
+    least = least_depth(network, network["dense"], (1, 1))
+    roomy, lean = (plan["dense"].depth for plan in plans)
+    assert least == 49 * outputs <= lean < 2 * least <= roomy
+    assert plans[0]["conv"].depth == plans[1]["conv"].depth
 
 
 def test_a_layer_of_many_weights_is_not_unrolled_unasked() -> None:
