@@ -24,50 +24,55 @@ from torch import nn
 from nomul.compiler.quantize.constraints import PowerOfTwo
 from nomul.compiler.quantize.embedding import PixelEmbedding
 from nomul.compiler.quantize.methods import LutqMethod
-from nomul.compiler.quantize.nets import ResidualNet, resnet20
+from nomul.compiler.quantize.nets import ResidualNet
 from nomul.compiler.quantize.recipes import Recipe, recipe_of
 from nomul.compiler.quantize.training import fit
 
 
-def thermometer_net() -> nn.Module:
-    """ResNet-20 behind the fixed table."""
-    net = resnet20()
-    net.embedding = PixelEmbedding(10, bits=2, fixed=True)
-    return net
+def variants(width: int) -> dict[str, Recipe]:
+    """The recipe ``cifar10`` with so many channels, and what it is compared with."""
+    def learned() -> nn.Module:
+        return ResidualNet(width=width)
 
+    def thermometer() -> nn.Module:
+        net = ResidualNet(width=width)
+        net.embedding = PixelEmbedding(10, bits=2, fixed=True)
+        return net
 
-def variants() -> dict[str, Recipe]:
-    """The recipe ``cifar10``, and what it is compared with."""
     recipe = recipe_of("cifar10")
     return {
-        "learned": recipe,
-        "thermometer": replace(recipe, model=thermometer_net),
-        "float": replace(recipe, model=lambda: ResidualNet(depth=0), kept=("conv", "norm")),
+        "learned": replace(recipe, model=learned),
+        "thermometer": replace(recipe, model=thermometer),
+        "float": replace(recipe, model=lambda: ResidualNet(width=width, depth=0),
+                         kept=("conv", "norm")),
     }
 
 
 @click.command()
 @click.argument("folder", type=Path)
-@click.argument("names", nargs=-1, metavar="[VARIANT]...", type=click.Choice([*variants()]))
+@click.argument("names", nargs=-1, metavar="[VARIANT]...", type=click.Choice([*variants(1)]))
 @click.option("--epochs", type=int, default=36, show_default=True)
+@click.option("--width", type=int, default=16, show_default=True,
+              help="Channels of the first group; fewer train faster.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(folder: Path, names: tuple[str, ...], epochs: int, seed: int) -> None:
+def main(folder: Path, names: tuple[str, ...], epochs: int, width: int, seed: int) -> None:
     """Train each VARIANT, or all of them."""
+    recipes = variants(width)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names or tuple(variants()):
+    for name in names or tuple(recipes):
         with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
                       TextColumn("{task.fields[text]}")) as bars:
             tasks = {stage: bars.add_task(f"{name}, {stage}", total=epochs, text="")
                      for stage in ("float", "lutq")}
             fitted = fit(
-                variants()[name], LutqMethod(constraint=PowerOfTwo(bits=4)), seed=seed,
+                recipes[name], LutqMethod(constraint=PowerOfTwo(bits=4)), seed=seed,
                 epochs=epochs, checkpoint=folder / f"{name}.ckpt",
                 progress=lambda stage, done, _all, text, tasks=tasks, bars=bars: bars.update(
                     tasks[stage], completed=done, text=text))
         (folder / f"{name}.json").write_text(json.dumps(fitted.provenance, indent=1))
     table = Table("first layer", "float net, validation", "float net, test", "LUT-Q, validation",
                   "LUT-Q, test")
-    for name in variants():
+    for name in recipes:
         file = folder / f"{name}.json"
         if file.exists():
             accuracy = json.loads(file.read_text())["accuracy"]

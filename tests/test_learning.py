@@ -1,14 +1,16 @@
 """The options of ``nomul train``: they say what the package does when they are left out."""
 import re
+from dataclasses import replace
 
 import click
 import pytest
 
 from nomul.compiler.quantize import names
-from nomul.compiler.quantize.recipes import constraint_from_names
+from nomul.compiler.quantize.norms import Norm
+from nomul.compiler.quantize.recipes import constraint_from_names, recipe_of
 from nomul.compiler.quantize.rounding import Rounding
 from nomul.compiler.quantize.schemes import Scheme
-from nomul.learning import train
+from nomul.learning import _recipe, train
 
 OPTIONS = {option.name: option for option in train.params
            if isinstance(option, click.Option) and option.name}
@@ -44,6 +46,13 @@ def test_the_default_that_the_help_claims(method: str, name: str, default: str) 
     left_out = {key: other for key, other in given.items() if key != name}
     assert (names.method_from_names(method, **given).settings()
             == names.method_from_names(method, **left_out).settings())
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_any_normalization_can_be_asked_for(norm: Norm) -> None:
+    assert _recipe("fashion", norm.value) == replace(recipe_of("fashion"), norm=norm)
+    assert _recipe("fashion", None) == recipe_of("fashion")
+    assert {*OPTIONS["norm"].type.choices} == {item.value for item in Norm}  # type: ignore[attr-defined]
 
 
 def test_defaults_are_found() -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ def _method_options(command: Any) -> Any:
     return command
 
 
+_norm_option = click.option(
+    "--norm", type=click.Choice(["affine", "pow2", "fold"]), help="What batch normalization "
+    "multiplies with: anything, powers of two, or nothing, as it is folded into the weights.  "
+    "[default: the recipe's]")
+
+
+def _recipe(name: str, norm: str | None) -> Any:
+    from nomul.compiler.quantize.norms import Norm
+    from nomul.compiler.quantize.recipes import recipe_of
+
+    recipe = recipe_of(name)
+    return replace(recipe, norm=Norm(norm)) if norm else recipe
+
+
 def _numbers(_context: click.Context, _option: click.Parameter, text: str | None,
              ) -> tuple[float, ...] | None:
     try:
@@ -77,10 +92,11 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
 @click.option("--float-epochs", type=int, help="Of the float net alone.")
+@_norm_option
 @click.option("--checkpoint", type=Path, help="File to go on from, and to write on the way.")
 @click.option("-o", "--output", type=Path, required=True, help="Network file to write.")
 def train(recipe: str, method: str, seed: int, epochs: int | None, float_epochs: int | None,
-          checkpoint: Path | None, output: Path, **settings: Any) -> None:
+          norm: str | None, checkpoint: Path | None, output: Path, **settings: Any) -> None:
     """Train RECIPE, compress it and write the integer network.
 
     \b
@@ -104,12 +120,12 @@ def train(recipe: str, method: str, seed: int, epochs: int | None, float_epochs:
       nomul train digits --method lutq --dictionary pow2 --bits 4 -o digits.nomul
       nomul train lenet300 --method lc --entries 2 -o lenet300.nomul
     """
-    from nomul.compiler.quantize import names, recipes, training
+    from nomul.compiler.quantize import names, training
     from nomul.compiler.storage import save
 
     chosen = names.method_from_names(method, **settings)
     with bars() as report:
-        trained = training.train(recipes.recipe_of(recipe), chosen, seed=seed, epochs=epochs,
+        trained = training.train(_recipe(recipe, norm), chosen, seed=seed, epochs=epochs,
                                  float_epochs=float_epochs, checkpoint=checkpoint,
                                  progress=report)
     save(trained.network, output, provenance={**trained.provenance, "command": command_line()})
@@ -133,10 +149,11 @@ def train(recipe: str, method: str, seed: int, epochs: int | None, float_epochs:
               help="Placements to try.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the training.")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
+@_norm_option
 @click.option("-o", "--output", "folder", type=Path, required=True, help="Folder to write.")
 def compare_methods(recipe: str, specs: tuple[str, ...], target: str, fps: float | None,
                     clock: float, images: int, seeds: int, seed: int, epochs: int | None,
-                    folder: Path) -> None:
+                    norm: str | None, folder: Path) -> None:
     """Compress RECIPE's float net with each METHOD; train, prove and synthesize all of them.
 
     A METHOD is what follows --method of 'nomul train', in quotes. compare.md and compare.png are
@@ -149,19 +166,19 @@ def compare_methods(recipe: str, specs: tuple[str, ...], target: str, fps: float
     from nomul.boards.targets import target as find_target
     from nomul.compare import cells, compare, markdown, plot
     from nomul.compiler.files import replace_file
-    from nomul.compiler.quantize import names, recipes
+    from nomul.compiler.quantize import names
 
     methods = {}
     for spec in specs:
         arguments = [recipe, "--method", *shlex.split(spec), "-o", "-"]
         chosen = {**train.make_context("compare", arguments).params}
-        for name in ("recipe", "seed", "epochs", "float_epochs", "checkpoint", "output"):
+        for name in ("recipe", "seed", "epochs", "float_epochs", "norm", "checkpoint", "output"):
             del chosen[name]
         methods[spec] = names.method_from_names(chosen.pop("method"), **chosen)
     if fps is not None and not (0 < fps < float("inf") and 0 < clock < float("inf")):
         raise PlanError(f"inferences a second and clock must be above 0, not {fps} and {clock}")
     with bars() as report:
-        rows = compare(recipes.recipe_of(recipe), methods, folder, chip=find_target(target),
+        rows = compare(_recipe(recipe, norm), methods, folder, chip=find_target(target),
                        interval=None if fps is None else int(clock * 1e6 / fps), images=images,
                        seeds=seeds, seed=seed, epochs=epochs, progress=report)
     replace_file(folder / "compare.md", f"`{command_line()}`\n\n{markdown(rows)}")
