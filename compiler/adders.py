@@ -19,6 +19,7 @@ from nomul.hw.unrolled import AdderGraph, Bounds, Sum, Term, addition_bits, bits
 
 __all__ = ["adder_graph"]
 
+
 def adder_graph(matrix: Ints, inputs: Sequence[Bounds], *, tries: int = 4) -> AdderGraph:
     """The smallest graph found for ``matrix`` times a vector.
 
@@ -91,12 +92,8 @@ class _Search:
             score = (1 - count, sign < 0, level, self.random.random())
             heapq.heappush(self.queue, (score, key))
 
-    def _interval(self, item: Sum) -> Bounds:
-        left, right = (term.bounds(self.bounds[term.source]) for term in (item.left, item.right))
-        return left[0] + right[0], left[1] + right[1]
-
     def _append(self, item: Sum) -> int:
-        self.bounds.append(self._interval(item))
+        self.bounds.append(item.bounds(self.bounds))
         self.levels.append(1 + max(self.levels[item.left.source],
                                    self.levels[item.right.source]))
         self.sums.append(item)
@@ -151,7 +148,7 @@ class _Search:
             for n, one in enumerate(left):
                 for k in range(n):
                     item, base = _pair(one, left[k])
-                    result = self._interval(item)
+                    result = item.bounds(self.bounds)
                     pairs.append((addition_bits(item, self.bounds[item.left.source], result),
                                   bits_of(result), k, n, item, base))
             *_, k, n, item, base = min(pairs, key=lambda pair: pair[:4])

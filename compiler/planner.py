@@ -28,7 +28,7 @@ from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
 
 __all__ = ["fastest", "fold_for_interval", "input_lanes_for", "make_plan",
-           "parse_folds", "unrolled_folds"]
+           "parse_folds"]
 
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
 _BLOCK_BITS = 512
@@ -89,6 +89,7 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> La
     in_block = table > _LOGIC_TABLE and lanes <= _TABLE_LANES
     product = products[0]
     if _unrolls(network, layer, fold):
+        weights = 0  # they are wires
         product = ProductCircuit.UNROLLED
     if product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
         product = ProductCircuit.TABLE
@@ -178,12 +179,6 @@ def fastest(network: Network) -> tuple[dict[str, Fold], int]:
     flow = stages(network, prod(network.input.shape), least, unrolled)
     cycles = max(stage.cycles for stage in flow.values())
     return fold_for_interval(network, cycles), input_lanes_for(network, cycles)
-
-
-def unrolled_folds(network: Network) -> dict[str, Fold]:
-    """All outputs and inputs of each dense layer at once."""
-    return {layer.name: (layer.outputs, layer.fan_in) for layer in network.layers
-            if isinstance(layer, Dense)}
 
 
 def _folds_of(network: Network, layer: Layer) -> list[Fold]:

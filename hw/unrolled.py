@@ -39,6 +39,11 @@ class Sum:
     left: Term
     right: Term
 
+    def bounds(self, sources: Sequence[Bounds]) -> Bounds:
+        """Lowest and highest value, given those of all sources."""
+        left, right = (term.bounds(sources[term.source]) for term in (self.left, self.right))
+        return left[0] + right[0], left[1] + right[1]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdderGraph:
@@ -63,8 +68,7 @@ class AdderGraph:
         """Of each input, then of each sum: exact where no input is added twice."""
         bounds = list(self.inputs)
         for item in self.sums:
-            left, right = (term.bounds(bounds[term.source]) for term in (item.left, item.right))
-            bounds.append((left[0] + right[0], left[1] + right[1]))
+            bounds.append(item.bounds(bounds))
         return bounds
 
     @cached_property

@@ -104,6 +104,22 @@ def test_fps_picks_lanes(run: Run, net: Path, tmp_path: Path) -> None:
     assert max(c for name, c in layers.items() if name.startswith("dense")) <= 2
 
 
+def test_fastest_unrolls_and_lean_is_lean(run: Run, tmp_path: Path) -> None:
+    net = Path(__file__).parents[1] / "examples" / "zoo" / "digits_binary.nomul"
+    assert run("build", net, "--fastest", "-o", tmp_path / "f")[0] == 0
+    manifest = json.loads((tmp_path / "f" / "manifest.json").read_text())
+    assert manifest["estimate"]["ideal_interval"] == 1
+    plan = json.loads((tmp_path / "f" / "plan.json").read_text())
+    assert {layer["product"] for layer in plan["layers"]} == {"unrolled"}
+    assert {layer["weights_in"] for layer in plan["layers"]} == {"logic"}
+    depths = []
+    for name, more in (("roomy", ()), ("lean", ("--lean",))):
+        assert run("build", net, *more, "-o", tmp_path / name)[0] == 0
+        depths.append([layer["depth"] for layer in json.loads(
+            (tmp_path / name / "plan.json").read_text())["layers"]])
+    assert all(lean < roomy for roomy, lean in zip(*depths, strict=True))
+
+
 def corrupt(path: Path, _: Any) -> Path:
     path.write_bytes(path.read_bytes()[:40])
     return path

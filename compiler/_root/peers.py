@@ -181,13 +181,14 @@ def markdown(rows: list[Row]) -> str:
         "Made by `make bench`; do not edit. " + versions("pyosys", "nextpnr-ice40", "amaranth",
                                                          "da4ml", "alkaid"),
         "The zoo's digits networks up to their scores, one inference a clock: the same weights and "
-        "the same scores on all 360 test images, mapped by the same Yosys script. Ours has "
-        "registers and the handshake of a stream; of each peer's circuits, without registers and "
-        "with some, the one of fewer logic cells is shown. *Carry* counts SB_CARRY, one bit each, "
-        "or CCU2C, two bits each. A logic cell of the iCE40 holds a table, a carry and a flip-flop "
-        "(packed by nextpnr); one of the ECP5 holds a table and a flip-flop, and a CCU2C takes two "
-        "of them. Networks whose thresholds are no shift are left out: the peers would need "
-        "tables for them.",
+        "the same scores on all 360 test images (ours in Verilator, by the tests; the peers' by "
+        "their own interpreters), mapped by the same Yosys script. Ours has registers and the "
+        "handshake of a stream; of each peer's circuits, without registers and with some, the one "
+        "of fewer logic cells is shown. *Carry* counts SB_CARRY, one bit each, or CCU2C, two bits "
+        "each. A logic cell of the iCE40 holds a table, a carry and a flip-flop (packed by "
+        "nextpnr); one of the ECP5 holds a table and a flip-flop, and a CCU2C takes two of them. "
+        "Networks whose thresholds are no shift are left out: the peers would need tables for "
+        "them.",
         table(HEADER, rows))) + "\n"
 
 

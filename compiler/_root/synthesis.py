@@ -14,6 +14,8 @@ from nomul.compiler.errors import FitError
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Weighted
+from nomul.hw.circuits import ProductCircuit
+from nomul.hw.table import Storage
 
 __all__ = ["stored_bits", "synthesize_build"]
 
@@ -61,7 +63,8 @@ def stored_bits(build: BuildFolder) -> int:
     return sum(layer.stored_bits if layer.widths is not None
                else layer.assignment.size * max(1, layer.assignment_bits)
                for layer in build.network.layers if isinstance(layer, Weighted)
-               and build.plan[layer.name].weights_in.value == "block")
+               and build.plan[layer.name].weights_in is Storage.BLOCK
+               and build.plan[layer.name].product is not ProductCircuit.UNROLLED)
 
 
 def _merge(build: BuildFolder, results: dict[str, dict[str, Any]], command: str | None) -> None:

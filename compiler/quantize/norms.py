@@ -176,11 +176,11 @@ def settle_norms(model: nn.Module, settled: bool) -> None:
 
 @torch.no_grad()
 def estimate_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Make the statistics of every `GridNorm` the means over ``batches``; puts ``model`` in train
-    mode.
+    """Make the statistics of every `GridNorm` the means over ``batches`` of images
+    [N, channels, height, width]; puts ``model`` in train mode.
 
     While weights hop between entries of a dictionary, running averages lag behind what a layer
-    gives now (Nagel et al., arXiv 2203.11086, section 2.3.1). Averaging anew closes the gap.
+    gives now (Nagel et al., arXiv 2203.11086). Averaging anew closes the gap.
     """
     norms = [module for module in model.modules() if isinstance(module, GridNorm)]
     if not norms:

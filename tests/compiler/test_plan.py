@@ -25,7 +25,6 @@ from nomul.compiler.planner import (
     fold_for_interval,
     make_plan,
     parse_folds,
-    unrolled_folds,
 )
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.table import Storage
@@ -71,7 +70,7 @@ def test_few_lanes_look_products_up_and_many_add_masked_codes() -> None:
 
 
 def test_a_layer_is_unrolled_that_computes_all_at_once() -> None:
-    plan = make_plan(small(), unrolled_folds(small()), input_lanes=15)
+    plan = make_plan(small(), fastest(small())[0], input_lanes=15)
     assert [entry.product for entry in plan.layers] == [ProductCircuit.UNROLLED] * 2
     assert set(intervals(plan, small()).values()) == {1}
     other = make_plan(small(), {"dense1": (7, 14)})
