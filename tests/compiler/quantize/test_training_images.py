@@ -1,6 +1,6 @@
 """Training of nets of images, on a few made-up ones: every recipe runs, goes on, and exports."""
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nomul.compiler.errors import DataError, ModelError
 from nomul.compiler.network import Levels
@@ -137,6 +137,25 @@ def test_dictionaries_settle(settled: float, moves: list[int],
     monkeypatch.setattr(course, "update_dictionaries", spy)
     train(replace(recipe, settled=settled), POW2, epochs=4, data=data)
     assert seen[12:] == [not move for move in moves for _ in range(3)]
+
+
+def test_statistics_are_averaged_anew_before_each_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, data = RECIPES["mnist"]
+    steps: list[str] = []
+    estimate, score = course.estimate_norms, course.Part.score
+
+    def spy(model: nn.Module, batches: Iterable[Tensor]) -> None:
+        steps.append("estimate")
+        estimate(model, batches)
+
+    def spied(part: course.Part, model: nn.Module) -> tuple[float, float]:
+        steps.append("score")
+        return score(part, model)
+
+    monkeypatch.setattr(course, "estimate_norms", spy)
+    monkeypatch.setattr(course.Part, "score", spied)
+    train(recipe, POW2, epochs=3, data=data)
+    assert steps[:12] == ["estimate", "score"] * 6
 
 
 @pytest.mark.parametrize("bits", [0, 9])
