@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,26 @@ def fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d) ->
     layer.bias = nn.Parameter(bias + norm.bias if norm.affine else bias)
 
 
+class _Centred(torch.autograd.Function):
+    """``factor * (values - mean) + bias``, of whose gradient the mean takes its part."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mean: Tensor, factor: Tensor, bias: Tensor,
+                eps: float) -> Tensor:
+        ctx.save_for_backward(factor)
+        return functional.batch_norm(values, mean, torch.full_like(mean, 1 - eps), factor, bias,
+                                     training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
+        gradient, (factor,) = gradients[0], ctx.saved_tensors
+        shape = (1, -1, *[1] * (gradient.ndim - 2))
+        bias = gradient.sum((0, *range(2, gradient.ndim)), dtype=factor.dtype)
+        mean = bias * (gradient.shape[1] / gradient.numel())
+        inner = (gradient - mean.to(gradient).view(shape)) * factor.to(gradient).view(shape)
+        return inner, None, None, bias, None
+
+
 class GridNorm(nn.Module):
     """Batch normalization of `nn.BatchNorm1d` and `nn.BatchNorm2d`, made exact.
 
@@ -82,8 +103,9 @@ class GridNorm(nn.Module):
     Attributes
     ----------
     settled : bool
-        Whether the powers of two of eval mode stay as they are: in training the weight is then
-        what gives them, follows the running variance, and does not learn. `settle_norms`
+        Whether the powers of two of eval mode stay as they are. In training nothing is then
+        divided by the deviation of the batch, so that the layer before learns how far its values
+        spread; the weight follows the running variance, and does not learn. `settle_norms`
         changes it.
     """
 
@@ -115,19 +137,24 @@ class GridNorm(nn.Module):
             constant = torch.where(factor == 0, offset, 0)
             moved = values + (shift * self.unit.double()).to(values).view(shape)
             return factor.to(values).view(shape) * moved + constant.to(values).view(shape)
+        if self.settled and self.norm is Norm.POWER_OF_TWO:
+            return self._settled(values)
         weight: Tensor = self.weight
-        settled = self.settled and self.norm is Norm.POWER_OF_TWO
-        if settled:
-            factor = self._factor()
-            weight = (factor * self._deviation()).to(weight)
-        elif self.norm is Norm.POWER_OF_TWO:
+        if self.norm is Norm.POWER_OF_TWO:
             weight = straight_through(weight, weight.detach() * self._rounding(values))
-        result = functional.batch_norm(values, self.running_mean, self.running_var, weight,
-                                       self.bias, training=True, momentum=self.momentum,
-                                       eps=self.eps)
-        if settled:
-            with torch.no_grad():
-                self.weight.copy_(factor * self._deviation())
+        return functional.batch_norm(values, self.running_mean, self.running_var, weight,
+                                     self.bias, training=True, momentum=self.momentum,
+                                     eps=self.eps)
+
+    def _settled(self, values: Tensor) -> Tensor:
+        """``values`` of training, centred, times the powers of two of eval mode."""
+        with torch.no_grad():
+            factor = self._factor()
+            mean, _var = torch.batch_norm_update_stats(values, self.running_mean,
+                                                       self.running_var, self.momentum)
+            self.weight.copy_(factor * self._deviation())
+        result: Tensor = _Centred.apply(  # type: ignore[no-untyped-call]
+            values, mean, factor.to(self.bias), self.bias, self.eps)
         return result
 
     @torch.no_grad()

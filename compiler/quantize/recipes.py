@@ -169,13 +169,13 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe(name="cifar10", dataset="cifar10", model=resnet20, activation_bits=4,
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=5e-4, warmup=0.03,
            label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
-           calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True, settled=0.4,
-           augmentation=CropAndFlip(crop=4, flip=True)),
+           calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True,
+           settled=0.95, augmentation=CropAndFlip(crop=4, flip=True)),
     Recipe(name="cifar10_mobile", dataset="cifar10", model=mobile_net, activation_bits=4,
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=1e-4, warmup=0.03,
            label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
-           calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True, settled=0.4,
-           augmentation=CropAndFlip(crop=4, flip=True)),
+           calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True,
+           settled=0.95, augmentation=CropAndFlip(crop=4, flip=True)),
 )}
 
 

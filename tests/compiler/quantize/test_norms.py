@@ -6,7 +6,6 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nomul.compiler.quantize.norms import GridNorm, Norm, estimate_norms, fold, settle_norms
 
@@ -132,16 +131,17 @@ def test_settled_powers_of_two_stay_whatever_the_batch_is() -> None:
     factor = grid.exact()[0]
     for size in (5, 0.2, 40):
         values = (size * images()).requires_grad_()
-        deviation = (grid.running_var + grid.eps).sqrt()
-        twin = functional.batch_norm(
-            values, None, None, factor * deviation, grid.bias.detach(), training=True)
+        centred = values - values.mean(dim=(0, 2, 3), keepdim=True)
+        twin = factor.view(1, -1, 1, 1) * centred + grid.bias.detach().view(1, -1, 1, 1)
         found = model(values)
         torch.testing.assert_close(found, twin)
         (gradient,) = torch.autograd.grad(found.square().sum(), values, retain_graph=True)
         (expected,) = torch.autograd.grad(twin.square().sum(), values)
         torch.testing.assert_close(gradient, expected)
-        found.sum().backward()
+        grid.bias.grad = None
+        found.square().sum().backward()
         assert grid.weight.grad is None and grid.bias.grad is not None
+        torch.testing.assert_close(grid.bias.grad, 2 * found.detach().sum(dim=(0, 2, 3)))
         assert torch.equal(grid.exact()[0], factor)
 
     settle_norms(model, False)
@@ -149,6 +149,20 @@ def test_settled_powers_of_two_stay_whatever_the_batch_is() -> None:
         model(40 * images()).sum().backward()
     assert grid.weight.grad is not None
     assert not torch.equal(grid.exact()[0], factor)
+
+
+def test_the_layer_before_a_settled_one_learns_how_far_its_values_spread() -> None:
+    grid = GridNorm(source(), UNIT, Norm.POWER_OF_TWO).double().train()
+    settle_norms(grid, True)
+    gain = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    grid(gain * images()).square().sum().backward()
+    assert gain.grad is not None and gain.grad > 1
+
+    # Divided by the deviation of the batch, it would not.
+    settle_norms(grid, False)
+    gain.grad = None
+    grid(gain * images()).square().sum().backward()
+    assert gain.grad is not None and gain.grad.abs() < 1e-2
 
 
 def test_statistics_are_estimated_anew() -> None:
