@@ -249,7 +249,8 @@ def _dense(layer: Dense, terms: SumTerms, packed: list[int] | None, plan: LayerP
     parts: Parts = {}
     if plan.depth:
         parts["replay"] = Replay(dots.i.payload.shape(), length=beats(layer.fan_in, plan.inputs),
-                                 repeats=dots.groups, depth=plan.depth)
+                                 repeats=dots.groups, depth=plan.depth,
+                                 storage=plan.buffer_in)
     return parts | sums
 
 
@@ -307,17 +308,18 @@ def _windows(window: Window, wire: Codes, element: Any, plan: LayerPlan, *, pad:
                    words=words, kernel=window.kernel, stride=window.stride,
                    padding=window.padding, groups=words if lanewise else groups, repeats=repeats,
                    pad=[sum(pad << lane * bits for lane in range(n)) for n in present],
-                   depth=plan.depth)
+                   depth=plan.depth, storage=plan.buffer_in)
 
 
 def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, packed: list[int] | None, wire: Codes,
               plan: LayerPlan, element: Any) -> Parts:
     """Window, then each lane adds up its own channel."""
     window = window_of(layer, wire)
+    simple = replace(plan, products_in=plan.products_in.plain)
     return {
         "window": _windows(window, wire, element, plan, pad=wire.levels.zero or 0,
                            lanewise=True),
-        "sums": LanewiseSums([_products(terms, plan, lanes=1, inputs=1)
+        "sums": LanewiseSums([_products(terms, simple, lanes=1, inputs=1)
                               for _ in range(plan.outputs)], terms.assignment.tolist(),
                              acc_shape=_sum_shape(terms), storage=plan.weights_in,
                              packed=packed),
@@ -326,7 +328,7 @@ def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, packed: list[int] | None
 
 def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire: Codes,
                  plan: LayerPlan, stage: Stage, element: Any) -> Parts:
-    """Window, given once for each group of outputs, then dot products."""
+    """Window, or pixel, given once for each group of outputs, then dot products."""
     channels, lanes = layer.assignment.shape[3], plan.inputs
     words = beats(channels, lanes)
     # Absent lanes carry code 0, which adds nothing whatever its weight is.
@@ -335,9 +337,13 @@ def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire:
     parts: Parts = {}
     if channels % lanes:
         parts["fill"] = ZeroAbsent(element, lanes=lanes, length=channels)
-    each = layer.outputs // layer.groups
-    parts["window"] = _windows(layer.window, wire, element, plan, pad=wire.levels.zero or 0,
-                               lanewise=False, groups=layer.groups,
-                               repeats=beats(each, plan.outputs))
+    repeats = beats(layer.outputs // layer.groups, plan.outputs)
+    if prod(layer.window.kernel) == layer.window.stride == 1:
+        # A pixel by itself is a vector that is given again.
+        parts["replay"] = Replay(data.ArrayLayout(element, lanes), length=words, repeats=repeats,
+                                 depth=plan.depth, storage=plan.buffer_in)
+    else:
+        parts["window"] = _windows(layer.window, wire, element, plan, pad=wire.levels.zero or 0,
+                                   lanewise=False, groups=layer.groups, repeats=repeats)
     return parts | _dot_products(terms, packed, rows.reshape(layer.outputs, -1), plan,
                                  stage.gives.lanes)

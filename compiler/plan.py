@@ -66,6 +66,8 @@ class LayerPlan:
     product : ProductCircuit
     products_in, weights_in, constants_in : Storage
         What holds product tables; assignments and embedding tables; offsets or thresholds.
+    buffer_in : Storage
+        What the layer's buffer is: block RAM, registered or not. Small ones may be distributed RAM.
     staircase : StaircaseCircuit
     depth : int
         Beats of ``inputs`` codes that the layer's buffer holds: the replay buffer of a
@@ -81,6 +83,7 @@ class LayerPlan:
     constants_in: Storage
     staircase: StaircaseCircuit
     depth: int
+    buffer_in: Storage = Storage.BLOCK
 
     @property
     def fold(self) -> Fold:
@@ -238,6 +241,9 @@ def check_plan(plan: Plan, network: Network) -> None:
         if entry.depth < least:
             raise PlanError(f"plan: layer {layer.name!r} must have a buffer of at least {least} "
                             f"beats, not {entry.depth}; increase its depth")
+        if entry.buffer_in is Storage.LOGIC:
+            raise PlanError(f"plan: layer {layer.name!r} must have its buffer in block or "
+                            "registered, not in logic; change its buffer_in")
         if isinstance(layer, Dense) and entry.depth == 1:
             raise PlanError(f"plan: layer {layer.name!r} must have a buffer of 0 or at least 2 "
                             "beats, not 1; change its depth")
@@ -331,6 +337,8 @@ def _choice(kind: type[_Choice], value: Any) -> _Choice:
 
 
 def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
+    if isinstance(entry, dict):
+        entry = {"buffer_in": Storage.BLOCK.value, **entry}  # plans of earlier versions lack it
     _only(entry, {field.name for field in fields(LayerPlan)}, "layer")
     return LayerPlan(
         name=_text(entry["name"]), outputs=_count(entry["outputs"]),
@@ -338,7 +346,7 @@ def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
         product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         **{name: _choice(Storage, entry[name])
-           for name in ("products_in", "weights_in", "constants_in")})
+           for name in ("products_in", "weights_in", "constants_in", "buffer_in")})
 
 
 def _queue_plan(entry: dict[str, Any]) -> QueuePlan:

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
+from typing import Any
 
 from nomul.compiler.circuits import legal_circuits, unrolled_matrix
 from nomul.compiler.errors import PlanError
@@ -27,7 +29,7 @@ from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
 
-__all__ = ["fastest", "fold_for_interval", "input_lanes_for", "make_plan",
+__all__ = ["Foldings", "fastest", "fold_for_interval", "input_lanes_for", "make_plan",
            "parse_folds"]
 
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
@@ -43,7 +45,8 @@ _UNROLLED = 1 << 14
 
 
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
-              default: Fold = (1, 1), input_lanes: int = 1, lean: bool = False) -> Plan:
+              default: Fold = (1, 1), input_lanes: int = 1, lean: bool = False,
+              registered: bool = False) -> Plan:
     """A plan with the given folding, the smallest circuits, and buffers that do not stall.
 
     Parameters
@@ -55,6 +58,9 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
     lean : bool
         Take few block RAMs: constants of up to 64 channels lie in logic, and the buffer of a dense
         layer holds one vector, up to a power of two: the next one may have to wait.
+    registered : bool
+        Registers behind all block RAMs, for a faster clock where their words come late, as they do
+        on ECP5.
     """
     check_input_lanes(network, input_lanes)
     chosen = dict(folds or {})
@@ -64,7 +70,8 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         fold = chosen.pop(layer.name, (1, 1) if lanewise else default)
         check_fold(network, layer, *fold)
         used[layer.name] = fold
-        layers.append(_layer_plan(network, layer, fold, lean=lean))
+        entry = _layer_plan(network, layer, fold, lean=lean)
+        layers.append(_registered(entry) if registered else entry)
     if chosen:
         raise unknown_layer(network, next(iter(chosen)))
     plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),
@@ -99,6 +106,15 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> La
         weights_in=Storage.BLOCK if weights >= _BLOCK_BITS else Storage.LOGIC,
         constants_in=Storage.BLOCK if rows > _CONSTANT_ROWS[lean] else Storage.LOGIC,
         staircase=staircases[0], depth=_depth(network, layer, fold, lean=lean))
+
+
+def _registered(entry: LayerPlan) -> LayerPlan:
+    """``entry`` with registers behind its block RAMs."""
+    changed: dict[str, Any] = {
+        name: Storage.REGISTERED
+        for name in ("products_in", "weights_in", "constants_in", "buffer_in")
+        if getattr(entry, name) is Storage.BLOCK}
+    return replace(entry, **changed)
 
 
 def _unrolls(network: Network, layer: Layer, fold: Fold) -> bool:
@@ -146,22 +162,50 @@ def _queues(network: Network, input_lanes: int, folds: Mapping[str, Fold],
     return tuple(queues)
 
 
+class Foldings:
+    """Every folding of each layer that wastes no lane, and how fast it is.
+
+    Attributes
+    ----------
+    options : mapping of layer name to list of (cycles, fold)
+        The fewest lanes first.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.options: dict[str, list[tuple[int, Fold]]] = {}
+        for layer in planned_layers(network):
+            options = []
+            for fold in _folds_of(network, layer):
+                unrolled = [layer.name] if _unrolls(network, layer, fold) else []
+                took = stages(network, 1, {layer.name: fold}, unrolled)[layer.name].cycles
+                options.append((took, fold))
+            if options:
+                self.options[layer.name] = sorted(
+                    options, key=lambda option: (prod(option[1]), option[1]))
+
+    def within(self, cycles: int) -> dict[str, Fold]:
+        """For each layer the fewest lanes that keep its interval within ``cycles``, or the fastest
+        ones where even those are too slow."""
+        folds = {}
+        for name, options in self.options.items():
+            least = max(cycles, min(took for took, _ in options))
+            folds[name] = next(fold for took, fold in options if took <= least)
+        return folds
+
+    def intervals(self) -> list[int]:
+        """Intervals of the whole network, as far as lanes decide, the shortest first."""
+        fastest = max(min(took for took, _ in options) for options in self.options.values())
+        slowest = max(options[0][0] for options in self.options.values())
+        return sorted({took for options in self.options.values() for took, _ in options
+                       if fastest <= took <= slowest})
+
+
 def fold_for_interval(network: Network, cycles: int) -> dict[str, Fold]:
-    """For each layer the fewest lanes that keep its interval within ``cycles``, or all lanes
-    where even those are too slow."""
+    """`Foldings.within` of ``network``."""
     if cycles < 1:
         raise PlanError("plan: the clock must be at least as fast as the inferences; "
                         "ask for fewer of them a second, or for a faster clock")
-    folds: dict[str, Fold] = {}
-    for layer in planned_layers(network):
-        options = []
-        for fold in _folds_of(network, layer):
-            unrolled = [layer.name] if _unrolls(network, layer, fold) else []
-            took = stages(network, 1, {layer.name: fold}, unrolled)[layer.name].cycles
-            options.append((took > cycles, took if took > cycles else 0, fold[0] * fold[1], fold))
-        if options:
-            folds[layer.name] = min(options)[-1]
-    return folds
+    return Foldings(network).within(cycles)
 
 
 def input_lanes_for(network: Network, cycles: int) -> int:

@@ -9,7 +9,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.shapes import signed_range
-from nomul.hw.stream import vector
+from nomul.hw.stream import following, vector
 
 __all__ = ["AddStreams", "AddSums", "Fork", "Queue"]
 
@@ -151,9 +151,6 @@ class Queue(wiring.Component):
         put, get = self.i.valid & self.i.ready, Signal()
         advance = ~self.o.valid | self.o.ready
 
-        def after(position: Signal) -> Value:
-            return Mux(position == self.depth - 1, 0, position + 1)
-
         m.d.comb += [
             self.i.ready.eq(free != 0),
             write.en.eq(put),
@@ -167,9 +164,9 @@ class Queue(wiring.Component):
             unread.eq(unread + put - get),
         ]
         with m.If(put):
-            m.d.sync += write.addr.eq(after(write.addr))
+            m.d.sync += write.addr.eq(following(write.addr, self.depth))
         with m.If(get):
-            m.d.sync += read.addr.eq(after(read.addr))
+            m.d.sync += read.addr.eq(following(read.addr, self.depth))
         with m.If(advance):
             m.d.sync += self.o.valid.eq(get)
 

@@ -76,7 +76,7 @@ class DotProducts(wiring.Component):
         self.outputs, self.inputs = len(self.rows), len(self.rows[0])
         self.groups = beats(self.outputs, products.lanes)
         self.chunks = beats(self.inputs, products.inputs)
-        self.latency = 2 + (products.inputs - 1).bit_length()
+        self.latency = 1 + products.latency + (products.inputs - 1).bit_length()
         if not self.acc_shape.signed:
             raise ValueError(f"Accumulator shape must be signed, not {self.acc_shape!r}")
         if products.lanes % o_lanes or products.lanes > o_lanes * self.chunks:
@@ -143,7 +143,7 @@ class DotProducts(wiring.Component):
             with m.If(advance):
                 m.d.sync += [valid_next.eq(valid), last_next.eq(last)]
             valid, last = valid_next, last_next
-            if level:
+            if level >= products.latency:
                 terms = [self._add_pairs(m, f"sum_{level}_{lane}", advance, lane_terms)
                          for lane, lane_terms in enumerate(terms)]
 
@@ -181,12 +181,12 @@ class DotProducts(wiring.Component):
 
     def _codes(self, m: Module, enable: Value) -> list[Value]:
         """The inputs' codes, beside their products."""
-        codes = []
-        for n in range(self.products.inputs):
-            code = Signal(self.products.code_shape, name=f"code_{n}")
-            with m.If(enable):
-                m.d.sync += code.eq(self.products.codes[n])
-            codes.append(code)
+        codes: list[Value] = [self.products.codes[n] for n in range(self.products.inputs)]
+        for stage in range(self.products.latency):
+            for n, before in enumerate(codes):
+                codes[n] = code = Signal(self.products.code_shape, name=f"code_{stage}_{n}")
+                with m.If(enable):
+                    m.d.sync += code.eq(before)
         return codes
 
     def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[Value]) -> list[Value]:

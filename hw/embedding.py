@@ -21,7 +21,7 @@ class Embedding(wiring.Component):
     any codes. All paths from ``i`` to ``o`` are registered; ``i.ready`` depends
     combinationally on ``o.ready``.
 
-    Latency: 1 cycle. Throughput: 1 pixel of one channel a cycle.
+    Latency: ``storage.latency`` cycles. Throughput: 1 pixel of one channel a cycle.
 
     Parameters
     ----------
@@ -44,7 +44,10 @@ class Embedding(wiring.Component):
 
     i: stream.Interface
     o: stream.Interface
-    latency = 1
+
+    @property
+    def latency(self) -> int:
+        return self.storage.latency
 
     def __init__(self, tables: Sequence[Sequence[Sequence[int]]], *, code_shape: ShapeLike,
                  channels: int, storage: Storage) -> None:
@@ -91,7 +94,12 @@ class Embedding(wiring.Component):
             self.i.ready.eq(~self.o.valid | self.o.ready),
             self.o.payload.as_value().eq(row),
         ]
+        valid = self.i.valid
         with m.If(self.i.ready):
-            m.d.sync += self.o.valid.eq(self.i.valid)
+            for n in range(self.storage.latency - 1):
+                fetched = Signal(name=f"fetched_{n}")
+                m.d.sync += fetched.eq(valid)
+                valid = fetched
+            m.d.sync += self.o.valid.eq(valid)
 
         return m

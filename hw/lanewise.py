@@ -71,6 +71,9 @@ class LanewiseSums(wiring.Component):
         if not self.products or any((p.lanes, p.inputs) != (1, 1) for p in self.products):
             raise ValueError("There must be at least one product circuit, each of one lane "
                              "and one input")
+        if any(p.latency != 1 for p in self.products):
+            raise ValueError("Product circuits must have a latency of 1 cycle; use a table that is "
+                             "not registered")
         if len({(p.code_shape, p.index_shape, p.product_shape) for p in self.products}) != 1:
             raise ValueError("Product circuits must have codes, indices and products of one shape")
         if len({len(row) for row in self.rows}) != 1 or not self.rows[0]:

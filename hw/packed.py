@@ -13,7 +13,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from nomul.hw.stream import count_to
+from nomul.hw.stream import count_to, following
 from nomul.hw.table import Cycle, Storage, look_up
 
 __all__ = ["PackedCycle"]
@@ -81,7 +81,7 @@ class PackedCycle(wiring.Component):
         self.run = run
         self.encoding = tuple(int(word) for word in encoding)
         self.width = width
-        self.storage = storage
+        self.storage = storage.plain  # rows are registered anyway
         if not any(map(any, self.rows)) or len({len(row) for row in self.rows}) > 1:
             raise ValueError("Rows must have as many fields each, and not all of them absent")
         if run < 1 or len(self.rows) % run:
@@ -112,7 +112,7 @@ class PackedCycle(wiring.Component):
         self.kinds = [numbers[n + offset] for n in range(0, len(numbers), run)
                       for offset in sorted({0, self.period - 1})]
 
-        self.stacked = storage is Storage.BLOCK and 0 < max(self.sizes) <= WIDEST_STACK
+        self.stacked = self.storage is Storage.BLOCK and 0 < max(self.sizes) <= WIDEST_STACK
         #: Width of each memory, and the layouts whose rows use it.
         self.columns = _columns(self.sizes)
         reach = [[place for place, column in enumerate(
@@ -222,7 +222,7 @@ class PackedCycle(wiring.Component):
 
         address = Signal(range(len(words)))
         with m.If(step & push):
-            m.d.sync += address.eq(Mux(address == len(words) - 1, 0, address + 1))
+            m.d.sync += address.eq(following(address, len(words)))
         word = look_up(m, "table", width, words, address, step & push, self.storage)
 
         # Without a push, no row reaches deeper than what is left over.

@@ -92,7 +92,8 @@ class Products(wiring.Component):
 
     Base of the product circuits, which all have these ports and give the same bits.
 
-    Latency: 1 cycle. Throughput: 1 set of products a cycle.
+    Latency: ``latency`` cycles, 1 but for tables in registered block RAM. Throughput: 1 set of
+    products a cycle.
 
     Parameters
     ----------
@@ -112,8 +113,10 @@ class Products(wiring.Component):
     codes : In(ArrayLayout(code_shape, inputs))
         Inputs, the same for all lanes.
     products : Out(ArrayLayout(ArrayLayout(product_shape, inputs), lanes * sums))
-        One cycle after ``enable``; held while it is low.
+        ``latency`` cycles of ``enable`` later; held while it is low.
     """
+
+    latency = 1
 
     def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int,
                  sums: int = 1) -> None:
@@ -275,6 +278,7 @@ class TableProducts(Products):
                  storage: Storage) -> None:
         super().__init__(table, lanes=lanes, inputs=inputs)
         self.storage = storage
+        self.latency = storage.latency
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

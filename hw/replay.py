@@ -1,11 +1,12 @@
 """Buffers that give a vector several times."""
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.stream import count_to
+from nomul.hw.table import Storage, leave
 
 __all__ = ["Replay"]
 
@@ -17,9 +18,10 @@ class Replay(wiring.Component):
     as soon as the last pass has read it: with a depth of ``2 * length`` the vectors
     follow each other without a gap even if they come in at an even pace; with
     ``length``, only if each comes in as fast as it is first read. All paths from ``i``
-    to ``o`` are registered; ``i.ready`` is registered too.
+    to ``o`` are registered; ``i.ready`` depends on registers alone, and is one if ``storage`` is.
 
-    Latency: 2 cycles, from a beat to its first copy. Throughput: 1 beat a cycle.
+    Latency: 1 cycle and ``storage.latency``, from a beat to its first copy. Throughput: 1 beat a
+    cycle.
 
     Parameters
     ----------
@@ -30,7 +32,9 @@ class Replay(wiring.Component):
     repeats : int
         Times that each vector comes out; at least 1.
     depth : int
-        Beats that fit in the buffer; at least ``length``.
+        Beats that fit in the buffer, which takes the next power of two; at least ``length``.
+    storage : Storage
+        Block RAM or, for a faster clock, a registered one.
 
     Members
     -------
@@ -42,9 +46,8 @@ class Replay(wiring.Component):
 
     i: stream.Interface
     o: stream.Interface
-    latency = 2
-
-    def __init__(self, shape: ShapeLike, *, length: int, repeats: int, depth: int) -> None:
+    def __init__(self, shape: ShapeLike, *, length: int, repeats: int, depth: int,
+                 storage: Storage = Storage.BLOCK) -> None:
         if length < 1:
             raise ValueError(f"Vector must have at least 1 beat, not {length!r}")
         if repeats < 1:
@@ -55,50 +58,70 @@ class Replay(wiring.Component):
         self.length = length
         self.repeats = repeats
         self.depth = depth
+        self.storage = storage
+        self.latency = 1 + storage.latency
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
+        # Places are numbered by one bit more than there are of them, so that a full buffer is
+        # not an empty one.
+        bits = (self.depth - 1).bit_length()
         m.submodules.memory = rows = memory.Memory(
-            shape=Shape.cast(self.shape), depth=self.depth, init=[])
+            shape=Shape.cast(self.shape), depth=1 << bits, init=[])
         write, read = rows.write_port(), rows.read_port()
 
-        free = Signal(range(self.depth + 1), init=self.depth)
-        fresh = Signal(range(self.depth + 1))  # beats not yet read for the first time
-        base = Signal(range(self.depth))       # first beat of the vector being read
+        fill = Signal(bits + 1)  # where the next beat goes
         put, get = self.i.valid & self.i.ready, Signal()
         advance = ~self.o.valid | self.o.ready
-
-        _, pass_ends = count_to(m, "offset", self.length, get)
-        number, last_pass = count_to(m, "number", self.repeats, get & pass_ends)
-        first_pass = number == 0
-
-        def after(position: Signal) -> Mux:
-            return Mux(position == self.depth - 1, 0, position + 1)
+        at, base, number, last_pass = self._position(m, bits, get)
+        freed = Mux(last_pass, at, base)
 
         m.d.comb += [
-            self.i.ready.eq(free != 0),
             write.en.eq(put),
+            write.addr.eq(fill),
             write.data.eq(self.i.payload),
-            get.eq(advance & (~first_pass | (fresh != 0))),
+            get.eq(advance & ((number != 0) | (at != fill))),
             read.en.eq(get),
-            self.o.payload.eq(read.data),
+            read.addr.eq(at),
         ]
-        m.d.sync += [
-            free.eq(free + (get & last_pass) - put),
-            fresh.eq(fresh + put - (get & first_pass)),
-        ]
+        following = (fill + 1)[:bits + 1]
         with m.If(put):
-            m.d.sync += write.addr.eq(after(write.addr))
-        with m.If(advance):
-            m.d.sync += self.o.valid.eq(get)
-        with m.If(get):
-            m.d.sync += read.addr.eq(after(read.addr))
-            with m.If(pass_ends):
-                with m.If(last_pass):
-                    m.d.sync += base.eq(after(read.addr))
-                with m.Else():
-                    m.d.sync += read.addr.eq(base)
+            m.d.sync += fill.eq(following)
+        if self.storage is Storage.REGISTERED:
+            # Known a cycle before: no path leads from the positions on to where beats come from.
+            ready = Signal(init=1)
+            m.d.comb += self.i.ready.eq(ready)
+            m.d.sync += ready.eq(((fill ^ freed) != 1 << bits)
+                                 & ~(put & ((following ^ freed) == 1 << bits)))
+        else:
+            m.d.comb += self.i.ready.eq((fill ^ freed) != 1 << bits)
+        leave(m, self.o, read.data, get, advance, self.storage)
 
         return m
+
+    def _position(self, m: Module, bits: int, get: Value) -> tuple[Value, Value, Value, Value]:
+        """Where the next beat is read, where its vector begins, the number of the pass, and
+        whether it is the last one."""
+        if self.length & (self.length - 1) == 0:
+            # Vectors begin at multiples of their length: counting wraps by itself.
+            low = (self.length - 1).bit_length()
+            offset, vector = Signal(low), Signal(bits + 1 - low, name="vector")
+            number, last_pass = count_to(m, "number", self.repeats, get & offset.all())
+            with m.If(get):
+                m.d.sync += offset.eq(offset + 1)
+                with m.If(offset.all() & last_pass):
+                    m.d.sync += vector.eq(vector + 1)
+            return Cat(offset, vector), Cat(Const(0, low), vector), number, last_pass
+        at, base = Signal(bits + 1, name="at"), Signal(bits + 1, name="base")
+        _, pass_ends = count_to(m, "offset", self.length, get)
+        number, last_pass = count_to(m, "number", self.repeats, get & pass_ends)
+        with m.If(get):
+            m.d.sync += at.eq(at + 1)
+            with m.If(pass_ends):
+                with m.If(last_pass):
+                    m.d.sync += base.eq(at + 1)
+                with m.Else():
+                    m.d.sync += at.eq(base)
+        return at, base, number, last_pass

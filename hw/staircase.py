@@ -12,7 +12,7 @@ from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, Value, sign
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nomul.hw.stream import beats, vector
+from nomul.hw.stream import beats, following, vector
 from nomul.hw.table import Cycle, Storage, check_rows, look_up
 
 __all__ = ["Comparators", "Offset", "Search", "ShiftClip", "ShiftClipRows"]
@@ -361,12 +361,13 @@ class Search(_Thresholds):
     A code of n bits takes n comparators, whatever the number of thresholds. All paths
     from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally on ``o.ready``.
 
-    Latency: 2 cycles for each bit of the code, and 1 more. Throughput: 1 beat a cycle.
+    Latency: 1 cycle and ``storage.latency`` for each bit of the code, and 1 more. Throughput: 1
+    beat a cycle.
     """
 
     @property
     def latency(self) -> int:
-        return 2 * int(self.code_shape.width) + 1
+        return (1 + self.storage.latency) * int(self.code_shape.width) + 1
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -383,7 +384,7 @@ class Search(_Thresholds):
         valid: Value = self.i.valid
         row = Signal(range(steps))
         with m.If(advance & valid):
-            m.d.sync += row.eq(Mux(row == steps - 1, 0, row + 1))
+            m.d.sync += row.eq(following(row, steps))
 
         def register(name: str, value: Value) -> Signal:
             stage = Signal(Value.cast(value).shape(), name=name)
@@ -420,11 +421,16 @@ class Search(_Thresholds):
                 storage = self.storage if len(table) > _LOGIC_ROWS else Storage.LOGIC
                 address = Signal(range(max(2, len(table))), name=f"address_{bit}_{lane}")
                 m.d.comb += address.eq(Cat(codes[lane], at[:row_width] if row_width else Signal(0)))
-                fetched.append(look_up(m, f"thresholds_{bit}_{lane}", self.threshold_shape, table,
-                                       address, advance, storage))
-            elements = [register(f"fetched_{bit}_{lane}", e) for lane, e in enumerate(elements)]
-            codes = [register(f"prefix_{bit}_{lane}", c) for lane, c in enumerate(codes)]
-            at, valid = register(f"row_{bit}_a", at), register(f"valid_{bit}_a", valid)
+                threshold = look_up(m, f"thresholds_{bit}_{lane}", self.threshold_shape, table,
+                                    address, advance, storage)
+                for n in range(self.storage.latency - storage.latency):
+                    threshold = register(f"threshold_{bit}_{lane}_{n}", threshold)
+                fetched.append(threshold)
+            for n in range(self.storage.latency):
+                elements = [register(f"fetched_{bit}_{lane}_{n}", e)
+                            for lane, e in enumerate(elements)]
+                codes = [register(f"prefix_{bit}_{lane}_{n}", c) for lane, c in enumerate(codes)]
+                at, valid = register(f"row_{bit}_a{n}", at), register(f"valid_{bit}_a{n}", valid)
 
             passed = [elements[lane] >= fetched[lane].as_signed() for lane in range(self.lanes)]
             codes = [register(f"code_{bit}_{lane}", Cat(passed[lane], codes[lane]))

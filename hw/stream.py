@@ -11,7 +11,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Valu
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Regroup", "beats", "count_to", "pipe", "vector"]
+__all__ = ["Regroup", "beats", "count_to", "following", "pipe", "vector"]
 
 
 def pipe(m: Module, source: stream.Interface, sink: stream.Interface) -> None:
@@ -46,8 +46,15 @@ def count_to(m: Module, name: str, length: int, enable: Value) -> tuple[Value, V
     count = Signal(range(length), name=name)
     last = count == length - 1
     with m.If(enable):
-        m.d.sync += count.eq(Mux(last, 0, count + 1))
+        m.d.sync += count.eq(following(count, length))
     return count, last
+
+
+def following(position: Signal, length: int) -> Value:
+    """What comes after ``position`` among 0, 1, …, ``length - 1``, 0, …"""
+    if length == 1 << len(position):
+        return position + 1  # it wraps by itself
+    return Mux(position == length - 1, 0, position + 1)
 
 
 class Regroup(wiring.Component):

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from amaranth.hdl import Const, Module, Shape, ShapeLike, Signal, Value
-from amaranth.lib import memory, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Cycle", "Storage", "check_rows", "look_up"]
+from nomul.hw.stream import following
+
+__all__ = ["Cycle", "Storage", "check_rows", "leave", "look_up"]
 
 
 class Storage(enum.Enum):
@@ -19,6 +21,19 @@ class Storage(enum.Enum):
     """Look-up tables of the fabric."""
     BLOCK = "block"
     """Block RAM, filled by the bitstream."""
+    REGISTERED = "registered"
+    """Block RAM, and registers behind it: its words come a cycle later, and the clock may be
+    faster."""
+
+    @property
+    def plain(self) -> Storage:
+        """The same without registers."""
+        return Storage.BLOCK if self is Storage.REGISTERED else self
+
+    @property
+    def latency(self) -> int:
+        """Cycles from an address to its word."""
+        return 1 + (self is Storage.REGISTERED)
 
 
 def check_rows(shape: ShapeLike, rows: Iterable[int]) -> tuple[int, ...]:
@@ -33,24 +48,45 @@ def check_rows(shape: ShapeLike, rows: Iterable[int]) -> tuple[int, ...]:
 
 def look_up(m: Module, name: str, shape: ShapeLike, rows: Sequence[Any], address: Value,
             enable: Value, storage: Storage) -> Value:
-    """Row of a table at ``address``, one cycle after ``enable``; held while it is low."""
-    attributes = {"rom_style": "block"} if storage is Storage.BLOCK else {"logic_block": 1}
+    """Row of a table at ``address``, ``storage.latency`` cycles after ``enable``; held while it is
+    low."""
+    attributes = {"logic_block": 1} if storage is Storage.LOGIC else {"rom_style": "block"}
     # Yosys makes no memory of a single row.
     rows = [*rows, *rows] if len(rows) == 1 else rows
     table = memory.Memory(shape=shape, depth=len(rows), init=rows, attrs=attributes)
     m.submodules[name] = table
     read = table.read_port()
     m.d.comb += [read.addr.eq(address), read.en.eq(enable)]
-    return read.data
+    if storage is not Storage.REGISTERED:
+        return read.data
+    word = Signal(shape, name=f"{name}_word")
+    with m.If(enable):
+        m.d.sync += word.eq(read.data)
+    return word
+
+
+def leave(m: Module, sink: stream.Interface, word: Value, read: Value, advance: Value,
+          storage: Storage) -> None:
+    """Give ``sink`` each ``word`` that comes the cycle after ``read``; it steps on ``advance``."""
+    valid: Value = read
+    if storage is Storage.REGISTERED:
+        arriving, held = Signal(name="arriving"), Signal(len(word), name="word_held")
+        with m.If(advance):
+            m.d.sync += [arriving.eq(read), held.eq(word)]
+        valid, word = arriving, held
+    m.d.comb += Value.cast(sink.payload).eq(word)
+    with m.If(advance):
+        m.d.sync += sink.valid.eq(valid)
 
 
 class Cycle(wiring.Component):
     """Rows of a table, in order and again from the first.
 
-    The next row is fetched while the present one is used, so that a row is always
-    there from the second cycle after reset.
+    The next row is fetched while the present one is used, so that a row is always there once the
+    first one has come.
 
-    Latency: 2 cycles from reset to the first row. Throughput: 1 row a cycle.
+    Latency: ``storage.latency`` cycles, and 1 more, from reset to the first row. Throughput: 1 row
+    a cycle.
 
     Parameters
     ----------
@@ -90,10 +126,13 @@ class Cycle(wiring.Component):
         enable = self.next | ~self.valid
         m.d.comb += self.row.eq(
             look_up(m, "table", self.shape, self.rows, address, enable, self.storage))
-        m.d.sync += self.valid.eq(1)
+        valid: Value = Const(1)
+        for n in range(self.storage.latency - 1):
+            fetched = Signal(name=f"fetched_{n}")
+            m.d.sync += fetched.eq(valid)
+            valid = fetched
+        m.d.sync += self.valid.eq(valid)
         with m.If(enable):
-            m.d.sync += address.eq(address + 1)
-            with m.If(address == len(self.rows) - 1):
-                m.d.sync += address.eq(0)
+            m.d.sync += address.eq(following(address, len(self.rows)))
 
         return m

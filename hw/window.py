@@ -14,6 +14,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.stream import count_to
+from nomul.hw.table import Storage, leave
 
 __all__ = ["Windows", "even_depth", "minimum_depth", "window_needs"]
 
@@ -123,7 +124,8 @@ class Windows(wiring.Component):
     All paths from ``i`` to ``o`` are registered; ``i.ready`` is registered too. Words of
     padding take a cycle each, but no place.
 
-    Latency: 2 cycles, from the last beat that a position needs to its first word.
+    Latency: 1 cycle and ``storage.latency``, from the last beat that a position needs to its first
+    word.
     Throughput: 1 word a cycle; with `even_depth`, no gap that a deeper buffer would not have.
 
     Parameters
@@ -149,6 +151,8 @@ class Windows(wiring.Component):
         Times that each group leaves at a position; at least 1.
     depth : int
         Words that the buffer holds; at least `minimum_depth`. A power of two saves logic.
+    storage : Storage
+        Block RAM or, for a faster clock, a registered one.
 
     Members
     -------
@@ -161,11 +165,9 @@ class Windows(wiring.Component):
 
     i: stream.Interface
     o: stream.Interface
-    latency = 2
-
     def __init__(self, shape: ShapeLike, *, height: int, width: int, words: int, kernel: Kernel,
                  stride: int, padding: Padding, pad: Sequence[int], groups: int, repeats: int,
-                 depth: int) -> None:
+                 depth: int, storage: Storage = Storage.BLOCK) -> None:
         if words < 1:
             raise ValueError(f"Pixel must have at least 1 word, not {words!r}")
         if groups < 1 or words % groups:
@@ -183,6 +185,8 @@ class Windows(wiring.Component):
         self.groups = groups
         self.repeats = repeats
         self.depth = depth
+        self.storage = storage
+        self.latency = 1 + storage.latency
         least = minimum_depth(height, width, words, self.kernel, stride, self.padding)
         if depth < least:
             raise ValueError(f"Buffer depth must be at least {least}, not {depth!r}")
@@ -272,10 +276,14 @@ class Windows(wiring.Component):
             return Mux(last_column, _choose(m, f"{name}_down", counts["row"], down),
                        Mux(still, 0, _choose(m, f"{name}_across", counts["column"], across[-1])))
 
-        m.d.sync += [
-            ahead.eq(ahead + put - Mux(moves, change("needs", needs), 0)),
-            room.eq(room - put + Mux(moves, change("keeps", keeps), 0)),
-        ]
+        more, fewer = change("needs", needs), change("keeps", keeps)
+        if self.storage is Storage.REGISTERED:
+            # Both sums are ready when it is known whether the kernel moves.
+            m.d.sync += [ahead.eq(Mux(moves, ahead - more + put, ahead + put)),
+                         room.eq(Mux(moves, room + fewer - put, room - put))]
+        else:
+            m.d.sync += [ahead.eq(ahead + put - Mux(moves, more, 0)),
+                         room.eq(room - put + Mux(moves, fewer, 0))]
 
         def outside(name: str, size: int, before: int, positions: int, kernel: int) -> Value:
             masks = [sum((not 0 <= n * stride - before + k < size) << k for k in range(kernel))
@@ -309,9 +317,7 @@ class Windows(wiring.Component):
             get.eq(advance & (ahead >= 0)),
             read.en.eq(get),
             read.addr.eq(address),
-            Value.cast(self.o.payload).eq(Mux(padded, pad, read.data)),
         ]
-        with m.If(advance):
-            m.d.sync += self.o.valid.eq(get)
+        leave(m, self.o, Mux(padded, pad, read.data), get, advance, self.storage)
 
         return m

@@ -155,13 +155,14 @@ def random_plan(network: Network, seed: int) -> Plan:
             depth = max(2, depth) if least or rng.integers(2) else 0
             if depth:
                 depth = max(depth, beats(layer.fan_in, inputs))
-        storages = [Storage.BLOCK if rng.integers(2) else Storage.LOGIC for _ in range(3)]
+        storages = [list(Storage)[int(rng.integers(3))] for _ in range(3)]
         products, staircases = legal_circuits(network, layer)
         if isinstance(layer, Dense) and (outputs, inputs) != (layer.outputs, layer.fan_in):
             products = [item for item in products if item is not ProductCircuit.UNROLLED]
         layers.append(replace(
             entry, outputs=outputs, inputs=inputs, depth=depth, products_in=storages[0],
             weights_in=storages[1], constants_in=storages[2],
+            buffer_in=Storage.REGISTERED if rng.integers(2) else Storage.BLOCK,
             product=products[int(rng.integers(len(products)))],
             staircase=staircases[int(rng.integers(len(staircases)))]))
     pixels = int(np.prod(network.input.shape))

@@ -63,7 +63,7 @@ def stored_bits(build: BuildFolder) -> int:
     return sum(layer.stored_bits if layer.widths is not None
                else layer.assignment.size * max(1, layer.assignment_bits)
                for layer in build.network.layers if isinstance(layer, Weighted)
-               and build.plan[layer.name].weights_in is Storage.BLOCK
+               and build.plan[layer.name].weights_in is not Storage.LOGIC
                and build.plan[layer.name].product is not ProductCircuit.UNROLLED)
 
 

@@ -26,6 +26,7 @@ from nomul.compiler.planner import (
     make_plan,
     parse_folds,
 )
+from nomul.compiler.storage import load
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.table import Storage
 from nomul.sim.random_networks import random_network, random_plan
@@ -142,6 +143,23 @@ def test_json_gives_the_plan_back(tmp_path: Path, seed: int) -> None:
     assert load_plan(tmp_path / "plan.json", network) == plan
 
 
+def test_registers_stand_behind_block_rams_alone(tmp_path: Path) -> None:
+    network = load(Path(__file__).parents[2] / "examples" / "zoo" / "mnist_lenet.nomul")
+    plain, fast = (make_plan(network, registered=registered) for registered in (False, True))
+    names = ("products_in", "weights_in", "constants_in", "buffer_in")
+    seen = {(getattr(before, name), getattr(after, name)) for name in names
+            for before, after in zip(plain.layers, fast.layers, strict=True)}
+    assert seen == {(Storage.LOGIC, Storage.LOGIC), (Storage.BLOCK, Storage.REGISTERED)}
+    assert intervals(plain, network) == intervals(fast, network)
+
+    # Plans of earlier versions do not say what buffers are.
+    content = json.loads(plan_json(plain))
+    for layer in content["layers"]:
+        del layer["buffer_in"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    assert load_plan(tmp_path / "plan.json", network) == plain
+
+
 def test_folds_as_typed() -> None:
     assert parse_folds("2x3", small()) == {"dense1": (2, 3), "dense2": (2, 3)}
     assert parse_folds("dense2=1x7, dense1=7x4", small()) == {"dense1": (7, 4), "dense2": (1, 7)}
@@ -187,6 +205,7 @@ def changed(**changes: Any) -> Any:
 @pytest.mark.parametrize("plan, message", [
     (changed(depth=0), "must have a buffer of at least 15 beats, not 0; increase its depth"),
     (changed(depth=14), "must have a buffer of at least 15 beats, not 14; increase its depth"),
+    (changed(buffer_in=Storage.LOGIC), "must have its buffer in block or registered, not in logic"),
     (changed(staircase=StaircaseCircuit.NONE), "must make its staircase by shift-clip or "
      "comparators or search, not none: that circuit would give other bits"),
     (replace(make_plan(small()), layers=()), "must have the layers dense1, dense2 in this order, "

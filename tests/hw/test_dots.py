@@ -65,6 +65,7 @@ def products(table: Any, weights: Any, vectors: Any) -> Any:
     (ShiftAddProducts, REPEATED, Storage.LOGIC), (ShiftAddProducts, NEGATIVE, Storage.LOGIC),
     (ShiftAddProducts, FAR, Storage.LOGIC),
     (TableProducts, ANY, Storage.LOGIC), (TableProducts, ANY, Storage.BLOCK),
+    (TableProducts, ANY, Storage.REGISTERED), (ShiftAddProducts, POW2, Storage.REGISTERED),
     (ShiftAddProducts, POW2[:1], Storage.BLOCK), (TableProducts, ANY[1:3, :2], Storage.LOGIC)])
 @pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
     (1, 1, 1, 1), (5, 7, 1, 1), (5, 7, 2, 3), (6, 4, 6, 4), (7, 9, 3, 2), (4, 8, 2, 8),
@@ -155,7 +156,8 @@ def test_signed_digits_are_the_fewest() -> None:
 
 @pytest.mark.parametrize("circuit, storage", [
     (ShiftAddProducts, Storage.LOGIC), (ShiftAddProducts, Storage.BLOCK),
-    (TableProducts, Storage.LOGIC), (TableProducts, Storage.BLOCK)])
+    (TableProducts, Storage.LOGIC), (TableProducts, Storage.BLOCK),
+    (TableProducts, Storage.REGISTERED), (ShiftAddProducts, Storage.REGISTERED)])
 @pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
     (1, 1, 1, 1), (5, 7, 1, 1), (5, 7, 2, 3), (6, 4, 6, 4), (7, 9, 3, 2), (4, 8, 2, 8),
     (9, 9, 4, 9)])

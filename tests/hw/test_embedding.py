@@ -37,9 +37,10 @@ def test_rows_of_the_table(tables: int, channels: int, rows: int, depth: int,
     assert [list(beat) for beat in got] == expected.tolist()
 
 
-def test_latency_and_rate() -> None:
+@pytest.mark.parametrize("storage", Storage)
+def test_latency_and_rate(storage: Storage) -> None:
     dut = Embedding(random_tables(3, 4, 2, 4).tolist(), code_shape=2, channels=3,
-                    storage=Storage.BLOCK)
+                    storage=storage)
     assert measure(dut, [[0]] * 20, 20) == list(range(dut.latency, dut.latency + 20))
 
 
@@ -72,7 +73,7 @@ def test_storage_is_as_asked(storage: Storage, name: str, tmp_path: Path) -> Non
     dut = Embedding(random_tables(1, 256, 4, 16).tolist(), code_shape=4, channels=3,
                     storage=storage)
     blocks = make_netlist(dut, target(name), tmp_path).counts.bram
-    assert blocks == (1 if storage is Storage.BLOCK else 0)
+    assert blocks == (0 if storage is Storage.LOGIC else 1)
 
 
 @pytest.mark.parametrize("wrong, message", [

@@ -132,6 +132,10 @@ ONE_LANE = ShiftAddProducts([[0, 1]], lanes=1, inputs=1)
 @pytest.mark.parametrize("make, message", [
     (lambda: LanewiseSums([], [[0]], acc_shape=signed(4), storage=Storage.LOGIC),
      "There must be at least one product circuit, each of one lane and one input"),
+    (lambda: LanewiseSums([TableProducts([[0, 1]], lanes=1, inputs=1,
+                                         storage=Storage.REGISTERED)], [[0]],
+                          acc_shape=signed(4), storage=Storage.LOGIC),
+     "Product circuits must have a latency of 1 cycle; use a table that is not registered"),
     (lambda: LanewiseSums([ShiftAddProducts([[0, 1]], lanes=2, inputs=1)], [[0]],
                           acc_shape=signed(4), storage=Storage.LOGIC),
      "There must be at least one product circuit, each of one lane and one input"),

@@ -105,6 +105,7 @@ def test_argmax_is_the_first_of_equals(length: int, lanes: int) -> None:
     (ShiftClip(signed(6), shift=1, codes=4, lanes=1), 1),
     (Comparators(signed(6), [[0, 3]], falling=[False], lanes=1, storage=Storage.LOGIC), 1),
     (Search(signed(6), [[0, 3]], falling=[False], lanes=1, storage=Storage.LOGIC), 1),
+    (Search(signed(6), [[0, 3, 5]], falling=[False], lanes=1, storage=Storage.REGISTERED), 1),
     (Offset(signed(6), signed(7), offsets=[3], lanes=1, negate=False, storage=Storage.LOGIC), 1),
     (ShiftClipRows(signed(6), signed(7), offsets=[3], shifts=[1], negate=[1], codes=4, lanes=1,
                    storage=Storage.LOGIC), 1),

@@ -61,7 +61,8 @@ def test_rows_are_checked(make: Any, message: str) -> None:
 @pytest.mark.synth
 @pytest.mark.parametrize("name", ["ice40-hx8k", "ecp5-25k"])
 @pytest.mark.parametrize("storage, rows, blocks", [
-    (Storage.BLOCK, 16, 1), (Storage.BLOCK, 256, 1), (Storage.LOGIC, 256, 0)])
+    (Storage.BLOCK, 16, 1), (Storage.BLOCK, 256, 1), (Storage.REGISTERED, 256, 1),
+    (Storage.LOGIC, 256, 0)])
 def test_storage_is_as_asked(tmp_path: Any, name: str, storage: Storage, rows: int,
                              blocks: int) -> None:
     table = Cycle(16, [n * 40503 & 0xffff for n in range(rows)], storage=storage)

@@ -14,7 +14,7 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from nomul.boards.targets import target
 from nomul.boards.yosys import make_netlist
-from nomul.hw.replay import Replay
+from nomul.hw.table import Storage
 from nomul.hw.window import Windows, even_depth, minimum_depth, window_needs
 from nomul.sim.bench import measure, transfer
 from nomul.sim.formal import prove_streams
@@ -116,11 +116,13 @@ def test_even_depth_is_as_fast_as_any(options: dict[str, Any]) -> None:
                                      {**SAME, "padding": NO_PADDING},
                                      {**SAME, "kernel": (5, 5), "padding": (2, 2, 2, 2)},
                                      {**SAME, "padding": (0, 0, 1, 1), "stride": 2}])
-def test_images_follow_without_a_gap(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("storage", [Storage.BLOCK, Storage.REGISTERED])
+def test_images_follow_without_a_gap(options: dict[str, Any], storage: Storage) -> None:
     images = draw_images(options)
     depth = even_depth(**geometry(options), repeats=options["repeats"])
     count = len(expected(images, options))
-    cycles = measure(Windows(8, depth=depth, **options), images.ravel().tolist(), count)
+    dut = Windows(8, depth=depth, storage=storage, **options)
+    cycles = measure(dut, images.ravel().tolist(), count)
     assert cycles == list(range(cycles[0], cycles[0] + count))
 
 
@@ -172,9 +174,10 @@ def test_a_position_leaves_when_what_it_needs_has_come(options: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("options", [SAME, PIXEL, POINT, THIN])
-def test_latency(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("storage", [Storage.BLOCK, Storage.REGISTERED])
+def test_latency(options: dict[str, Any], storage: Storage) -> None:
     need = window_needs(**geometry(options))[0]
-    dut = Windows(8, depth=minimum_depth(**geometry(options)), **options)
+    dut = Windows(8, depth=minimum_depth(**geometry(options)), storage=storage, **options)
     assert measure(dut, [0] * need, 1) == [need - 1 + dut.latency]
 
 
@@ -264,14 +267,3 @@ def test_rows_are_in_block_ram(tmp_path: Path, name: str, width: int, options: d
     counts = make_netlist(Windows(width, **options), target(name), tmp_path).counts
     assert (counts.bram, counts.lutram, counts.dsp) == (blocks, 0, 0)
     assert counts.lut4 < lut4 and counts.ff < ff
-
-
-@pytest.mark.synth
-def test_single_pixels_cost_no_more_than_a_replay(tmp_path: Path) -> None:
-    options = {**LINES, "words": 16, "kernel": (1, 1), "padding": NO_PADDING, "pad": [0] * 16,
-               "repeats": 8, "depth": 32}
-    chip = target("ice40-hx8k")
-    windows = make_netlist(Windows(8, **options), chip, tmp_path).counts
-    replay = make_netlist(Replay(8, length=16, repeats=8, depth=32), chip, tmp_path).counts
-    assert windows.lut4 <= replay.lut4 and windows.ff <= replay.ff
-    assert windows.bram == replay.bram
