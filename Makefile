@@ -50,6 +50,7 @@ test-full: setup
 bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 	$(BIN)/python -m nomul.lanes docs
+	$(BIN)/python -m nomul.costs docs
 	$(BIN)/python -m nomul.peers docs
 	$(BIN)/python -m nomul.bench docs
 

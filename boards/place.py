@@ -11,7 +11,7 @@ from pathlib import Path
 from nomul.boards.targets import Family, Target
 from nomul.boards.tools import RunFailure, Tool, run
 
-__all__ = ["PACKER", "PLACER", "Placement", "pack", "place"]
+__all__ = ["PACKER", "PLACER", "Placement", "pack", "packed_cells", "place"]
 
 #: Place and route of each family.
 PLACER = {Family.ICE40: Tool.NEXTPNR_ICE40, Family.ECP5: Tool.NEXTPNR_ECP5}
@@ -107,6 +107,25 @@ def _place(netlist: str, chip: Target, folder: Path, seed: int,
                           "so it has no fastest clock", folder / log)
     return Placement(seed=seed, fmax_mhz=clocks[0], file=config,
                      logic_cells=results["utilization"][_LOGIC_CELL[chip.family]]["used"])
+
+
+def packed_cells(netlist: str, chip: Target, folder: Path) -> int:
+    """Logic cells that ``netlist`` takes once it is packed; nothing is placed.
+
+    Leaves ``packed.log`` in ``folder``.
+
+    Raises
+    ------
+    RunFailure
+        nextpnr ended with an error.
+    """
+    log = folder / "packed.log"
+    run(PLACER[chip.family], (*chip.nextpnr_flags, _FREE_PINS_FLAG[chip.family], "--json", netlist,
+                              "--pack-only"), folder, log.name)
+    found = re.search(rf"{_LOGIC_CELL[chip.family]}:\s+(\d+)/", log.read_text())
+    if found is None:
+        raise RunFailure(PLACER[chip.family], "its log does not tell the logic cells", log)
+    return int(found[1])
 
 
 def pack(placement: Placement, chip: Target, folder: Path, name: str) -> str:

@@ -24,8 +24,8 @@ from amaranth.lib import wiring
 from nomul.boards.targets import Family, Target
 from nomul.boards.tools import Tool, run
 
-__all__ = ["GLUE", "Counts", "Netlist", "count_layers", "make_netlist", "map_verilog",
-           "mapping"]
+__all__ = ["GLUE", "NEVER_COLLIDES", "Counts", "Netlist", "count_layers", "kept_layers",
+           "make_netlist", "map_verilog", "mapping"]
 
 #: Key in `count_layers` for everything outside the layers.
 GLUE = "(glue)"
@@ -34,9 +34,9 @@ GLUE = "(glue)"
 #: of two into wires by the time they are counted; any other constant counts as a multiplier.
 _MULTIPLIERS = ("$mul", "$macc", "$macc_v")
 
-#: None of our memories reads a place in the cycle that writes it: buffers and queues read what
-#: came in before. Told so, Yosys builds no circuit that would give the old word then.
-_NEVER_COLLIDES = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2"
+#: A command of Yosys: none of our memories reads a place in the cycle that writes it, since buffers
+#: and queues read what came in before. Told so, it builds no circuit that would give the old word.
+NEVER_COLLIDES = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2"
 
 #: What takes the place of the step ``map_luts`` of Yosys's own script.
 _MAP_LUTS = {
@@ -134,7 +134,7 @@ def make_netlist(component: wiring.Component, chip: Target, folder: Path) -> Net
     _script(folder, "yosys", [
         "read_rtlil top.il",
         "hierarchy -check -top top",
-        _NEVER_COLLIDES,
+        NEVER_COLLIDES,
         "design -push-copy",
         "proc",
         "flatten",
@@ -209,15 +209,11 @@ def count_layers(component: wiring.Component, network: str, chip: Target,
     RunFailure
         Yosys ended with an error.
     """
-    text = rtlil.convert(component, name="top", emit_src=False)
-    layers = _submodules(text, network)
-    for module in layers.values():
-        text = text.replace(f"\nmodule \\{module}\n",
-                            f"\nattribute \\keep_hierarchy 1\nmodule \\{module}\n")
+    text, layers = kept_layers(component, network)
     (folder / "layers.il").write_text(text)
     _script(folder, "layers", [
         "read_rtlil layers.il",
-        _NEVER_COLLIDES,
+        NEVER_COLLIDES,
         *mapping(chip),
         "tee -q -o layers.json stat -json",
     ])
@@ -225,6 +221,17 @@ def count_layers(component: wiring.Component, network: str, chip: Target,
     counts = {name: _counts(_types(modules.get(f"\\{module}", {})), chip.family)
               for name, module in layers.items()}
     return counts | {GLUE: _counts(_types(modules["\\top"]), chip.family)}
+
+
+def kept_layers(component: wiring.Component, network: str) -> tuple[str, dict[str, str]]:
+    """RTLIL of ``component`` in which the submodules of ``network`` are not to be flattened, and
+    the module that each of them is of, by its instance name."""
+    text = rtlil.convert(component, name="top", emit_src=False)
+    layers = _submodules(text, network)
+    for module in layers.values():
+        text = text.replace(f"\nmodule \\{module}\n",
+                            f"\nattribute \\keep_hierarchy 1\nmodule \\{module}\n")
+    return text, layers
 
 
 def _submodules(text: str, module: str) -> dict[str, str]:

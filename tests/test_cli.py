@@ -1,5 +1,6 @@
 """The command line: what it writes, and one sentence with exit code 2 for what is wrong."""
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -118,6 +119,59 @@ def test_fastest_unrolls_and_lean_is_lean(run: Run, tmp_path: Path) -> None:
         depths.append([layer["depth"] for layer in json.loads(
             (tmp_path / name / "plan.json").read_text())["layers"]])
     assert all(lean < roomy for roomy, lean in zip(*depths, strict=True))
+
+
+@pytest.mark.synth
+def test_max_cells_picks_the_fastest_plan_that_fits(run: Run, tmp_path: Path) -> None:
+    net = Path(__file__).parents[1] / "examples" / "zoo" / "digits_binary.nomul"
+    code, out, _ = run("build", net, "--max-cells", 700, "--target", "ice40-hx8k", "--vectors", 2,
+                       "-o", tmp_path / "b")
+    assert code == 0 and "the next faster one found" in out
+    estimate = json.loads((tmp_path / "b" / "manifest.json").read_text())["estimate"]
+    assert estimate["targets"]["ice40-hx8k"]["logic_cells"] <= 700
+    assert estimate["ideal_interval"] < 2048
+    assert set(estimate["targets"]["ice40-hx8k"]["layers"]) >= {"dense1", "dense2"}
+    refused(run("build", net, "--max-cells", 100, "--target", "ice40-hx8k", "-o", tmp_path / "b"),
+            "'digits' does not fit ice40-hx8k", "too many", "'dense1'")
+    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["estimate"] == estimate
+
+
+def test_sizes_are_not_estimated_without_yosys(run: Run, net: Path, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec",
+                        lambda name: None if name == "pyosys" else found(name))
+    code, _, err = run("build", net, "--target", "ice40-hx8k", "-o", tmp_path / "b")
+    assert code == 0 and "sizes are not estimated: tool 'pyosys' must be installed" in err
+    assert not json.loads((tmp_path / "b" / "manifest.json").read_text())["estimate"]["targets"]
+    refused(run("build", net, "--target", "ice40-hx8k", "--max-cells", 999, "-o", tmp_path / "c"),
+            "tool 'pyosys' must be installed")
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("options, storage", [
+    (("--target", "ice40-hx8k"), "block"), (("--target", "ecp5-25k"), "registered"),
+    (("--target", "ecp5-25k", "--no-registered"), "block"), (("--registered",), "registered")])
+def test_memories_are_registered_where_it_pays(run: Run, tmp_path: Path, options: tuple[str, ...],
+                                               storage: str) -> None:
+    net = Path(__file__).parents[1] / "examples" / "zoo" / "digits_binary.nomul"
+    assert run("build", net, *options, "--vectors", 1, "-o", tmp_path / "b")[0] == 0
+    layers = json.loads((tmp_path / "b" / "plan.json").read_text())["layers"]
+    assert {layer["buffer_in"] for layer in layers} == {storage}
+    assert layers[0]["weights_in"] == storage
+
+
+@pytest.mark.synth
+def test_explore_draws_and_goes_on(run: Run, net: Path, tmp_path: Path) -> None:
+    arguments = ("explore", net, "--target", "ecp5-25k", "--points", 3, "--seeds", 0, "--jobs", 1,
+                 "-o", tmp_path / "e")
+    first = run(*arguments)
+    assert first[0] == 0 and "on the front" in first[1]
+    assert (tmp_path / "e" / "explore.png").read_bytes()[:4] == b"\x89PNG"
+    plans = sorted((tmp_path / "e").glob("plan-*.json"))
+    assert plans and run("build", net, "--plan", plans[0], "-o", tmp_path / "b")[0] == 0
+    (tmp_path / "e" / "explore.json").write_text("{")
+    refused(run(*arguments), "explore.json", "must be a whole one", "remove it")
 
 
 def corrupt(path: Path, _: Any) -> Path:
@@ -257,10 +311,13 @@ def test_missing_packages(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch
     (("sim", "BUILD", "--images", "0"), ("number of images must be at least 1",)),
     (("sim", "BUILD", "--stall", "1.5"), ("chance of a stall",)),
     (("report", "nowhere"), ("nowhere", "must exist")),
+    (("explore", "BUILD/network.nomul", "--target", "ecp5-26k", "-o", "x"), ("'ecp5-26k'",)),
+    (("explore", "BUILD/network.nomul", "--target", "ecp5-25k", "--clock", "0", "-o", "x"),
+     ("clock must be above 0",)),
 ])
 def test_bad_arguments(run: Run, built: Path, arguments: tuple[str, ...],
                        words: tuple[str, ...]) -> None:
-    refused(run(*(built if a == "BUILD" else a for a in arguments)), *words)
+    refused(run(*(a.replace("BUILD", str(built)) for a in arguments)), *words)
 
 
 def test_a_folder_that_cannot_be_written(run: Run, net: Path, tmp_path: Path) -> None:

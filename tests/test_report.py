@@ -83,7 +83,10 @@ def folder(tmp_path: Path) -> Path:
                                        {"name": "scores", "outputs": 1, "inputs": 4}]}, network)
     put(path, "manifest.json", {
         "top": "tiny", "verilog": "tiny.v", "tools": {"amaranth": "0.5.10"},
-        "estimate": {"ideal_interval": 48, "layers": {"hidden": 48, "scores": 30}}}, network)
+        "estimate": {"ideal_interval": 48, "layers": {"hidden": 48, "scores": 30},
+                     "targets": {"ice40-hx8k": {
+                         "lut4": 987, "carry": 100, "ff": 200, "logic_cells": 1234, "bram": 2,
+                         "dsp": 0}}}}, network)
     put(path, "sim.json", sim_results(), network)
     put(path, "synth.json", synth_results(), network)
     return path
@@ -192,7 +195,7 @@ def test_page_shows_the_figures(folder: Path) -> None:
                   "312 before, 0 after; 126", "50.0 MHz", "61 cycles", "ideal 48",
                   "stalled 25 % of the time, seed 7", "Verilator 5.048", "10 train / 6 test",
                   "nomul train digits -o tiny.nomul", "nomul build tiny.nomul -o build/",
-                  "260.0 %, 260 of 100"):
+                  "260.0 %, 260 of 100", "ice40-hx8k, estimated", "987", "1,234"):
         assert shown in words, shown
     # Seven plots, each described in words, in colours of the page alone.
     assert len(re.findall(r'<svg role="img" aria-label="[^"]{20,}"', text)) == 7

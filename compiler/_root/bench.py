@@ -23,6 +23,7 @@ from nomul.compiler.storage import load, load_provenance
 from nomul.images import load_images
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
+from nomul.sizing import registered
 from nomul.tables import Row, table, versions
 
 __all__ = ["main"]
@@ -35,7 +36,8 @@ FOLDS = ("1x1", "dense1=2x2,dense2=1x2", "dense1=4x4,dense2=2x4", "dense1=8x4,de
 def main(docs: Path, zoo: Path) -> None:
     """Write ``benchmarks.md`` in ``docs`` and the figures in the README beside it."""
     digits = load(zoo / "digits_pow2_3bit.nomul")
-    smallest = [_chip_row(digits, make_plan(digits), chip) for chip in CHIPS]
+    smallest = [_chip_row(digits, make_plan(digits, registered=registered(target(chip))), chip)
+                for chip in CHIPS]
     accuracy = load_provenance(zoo / "digits_pow2_3bit.nomul")["accuracy"]
     header = ("chip", "logic cells", "LUT4", "carry", "FF", "block RAM", "DSP",
               "Fmax min / median / max, MHz", "cycles", "inferences/s")
@@ -53,8 +55,9 @@ def main(docs: Path, zoo: Path) -> None:
         "## Folding",
         "The same network under other plans, seeds 1 to 3. All give the same bits.",
         table(("outputs x inputs at once", "chip", *header[1:]),
-               [(fold, *_chip_row(digits, make_plan(digits, parse_folds(fold, digits)), chip,
-                                  seeds=(1, 2, 3)))
+               [(fold, *_chip_row(digits, make_plan(digits, parse_folds(fold, digits),
+                                                    registered=registered(target(chip))),
+                                  chip, seeds=(1, 2, 3)))
                 for fold in FOLDS for chip in ("ice40-hx8k", "ecp5-25k")]),
         "## Dictionaries",
         "The zoo's networks, 1 x 1 lanes, ECP5-25, seeds 1 to 3. Accuracies in percent on the 360 "
@@ -119,7 +122,7 @@ def _zoo_row(path: Path, chip: str, *, interval: int | None = None, lean: bool =
     network, provenance = load(path), load_provenance(path)
     accuracy = provenance["accuracy"]
     plan = make_plan(network, fold_for_interval(network, interval) if interval else None,
-                     lean=lean)
+                     lean=lean, registered=registered(target(chip)))
     bits = sum(layer.stored_bits for layer in network.layers if isinstance(layer, Weighted))
     circuits = ", ".join(dict.fromkeys(
         circuit for layer in plan.layers for circuit in (layer.product.value,

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nomul.boards.doctor import tool_versions
+from nomul.boards.estimate import Estimate
 from nomul.compiler.emit import Emitted, Port, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.files import new_folder
@@ -51,10 +52,12 @@ class BuildFolder:
 
 def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
                 provenance: dict[str, Any] | None = None, targets: Sequence[str] = (),
+                estimates: Mapping[str, Estimate] | None = None,
                 command: str | None = None) -> BuildFolder:
     """Emit ``network`` as ``plan`` says into ``folder``, with vectors for ``images``.
 
-    A build that was there is replaced, when all is written.
+    A build that was there is replaced, when all is written. ``estimates`` of its size, by chip,
+    go into the manifest.
 
     Raises
     ------
@@ -80,13 +83,20 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
                        for name in (NETWORK, PLAN, VECTORS, f"{network.name}.v")},
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
                       "taps": [asdict(tap) for tap in circuit.taps]},
-            "estimate": {"ideal_interval": max(cycles.values()), "layers": cycles},
+            "estimate": {"ideal_interval": max(cycles.values()), "layers": cycles,
+                         "targets": {name: _estimate(guess)
+                                     for name, guess in (estimates or {}).items()}},
             "vectors": {"source": vectors.source, "split": vectors.split,
                         "images": len(vectors.images), "accuracy": vectors.accuracy},
             "tools": tool_versions(),
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return open_build(folder)
+
+
+def _estimate(guess: Estimate) -> dict[str, Any]:
+    return {**asdict(guess.counts), "logic_cells": guess.logic_cells,
+            "layers": {name: asdict(counts) for name, counts in guess.layers.items()}}
 
 
 def open_build(folder: Path) -> BuildFolder:

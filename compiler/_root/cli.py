@@ -19,12 +19,20 @@ import nomul
 from nomul.compiler.errors import DataError, NomulError, PlanError, ToolError
 from nomul.compiler.network import Codes, Network, Weighted
 from nomul.learning import compare_methods, train
-from nomul.terminal import bars, command_line, complain, console, percent, print_table
+from nomul.planning import build, explore_plans
+from nomul.terminal import (
+    bars,
+    command_line,
+    complain,
+    console,
+    images_of,
+    network_argument,
+    percent,
+    print_table,
+    split_option,
+)
 
 __all__ = ["main"]
-
-# Of the vectors that a build holds if it is not told how many images.
-_VECTOR_CODES = 4_000_000
 
 
 class Commands(click.Group):
@@ -72,15 +80,14 @@ def main() -> None:
         sys.exit(2)
 
 
-cli.add_command(train)
-cli.add_command(compare_methods)
+for command in (train, compare_methods, build, explore_plans):
+    cli.add_command(command)
 
-_network_argument = click.argument("network_file", metavar="NETWORK", type=Path)
 _build_argument = click.argument("folder", metavar="BUILD", type=Path)
 
 
 @cli.command()
-@_network_argument
+@network_argument
 def info(network_file: Path) -> None:
     """Show the layers of NETWORK, its weights and what they save.
 
@@ -135,25 +142,10 @@ def _layer_row(network: Network, name: str) -> tuple[Any, ...]:
             f"{shown}  (x 2^{layer.exponent}{corrected})")
 
 
-_data_option = click.option(
-    "--data", help="Images: a data set (digits), a .npz file with images and labels, a .npy file "
-    "of images, or random.  [default: what the network was trained on]")
-_split_option = click.option("--split", type=click.Choice(["train", "validation", "test", "all"]),
-                             default="test", show_default=True, help="Part of a data set.")
-
-
-def _images(data: str | None, split: str, network: Network, provenance: dict[str, Any]) -> Any:
-    from nomul.images import RANDOM, load_images
-
-    trained_on = provenance.get("data")
-    known = trained_on.get("name") if isinstance(trained_on, dict) else None
-    return load_images(data or (known if isinstance(known, str) else RANDOM), network, split=split)
-
-
 @cli.command("eval")
-@_network_argument
+@network_argument
 @click.argument("data", required=False)
-@_split_option
+@split_option
 def evaluate(network_file: Path, data: str | None, split: str) -> None:
     """Accuracy of NETWORK's golden model on DATA.
 
@@ -167,7 +159,7 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
     from nomul.sim.golden import run
 
     network, provenance = load(network_file), load_provenance(network_file)
-    images = _images(data, split, network, provenance)
+    images = images_of(data, split, network, provenance)
     classes = []
     with bars() as report:
         for start in range(0, len(images.codes), 256):
@@ -186,94 +178,6 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
     rows.append(("all", len(got), percent(float((got == images.labels).mean()))))
     print_table(f"{network.name} on {images.source} {images.split}",
            {"class": True, "images": True, "accuracy": True}, rows)
-
-
-@cli.command()
-@_network_argument
-@click.option("--fold", help="Outputs x inputs at once: 4x8 for all layers, or "
-              "dense1=4x8,dense2=2x16.  [default: 1x1, the smallest]")
-@click.option("--plan", "plan_file", type=Path, help="Plan to follow: a JSON file like a build's "
-              "plan.json.")
-@click.option("--fps", type=float, help="Inferences a second to reach at --clock, with the fewest "
-              "lanes.")
-@click.option("--clock", type=float, default=24.0, show_default=True,
-              help="Clock that --fps counts with, in MHz.")
-@click.option("--fastest", is_flag=True, help="As many inferences as can be, with the fewest "
-              "lanes; one a clock if all layers are dense ones, which are then unrolled.")
-@click.option("--input-lanes", type=int, help="Codes that enter at once.  [default: 1, or what "
-              "--fps or --fastest need]")
-@click.option("--lean", is_flag=True, help="Take few block RAMs: constants in logic, one vector "
-              "at a time in dense layers.")
-@click.option("--target", "targets", multiple=True, help="Chip, for 'nomul synth'; may be given "
-              "several times.")
-@click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
-@_data_option
-@_split_option
-@click.option("--vectors", type=click.IntRange(1), help="Images to write test vectors of, the "
-              "first ones.  [default: all, but no more than 4 million codes need]")
-@click.option("-o", "--output", "folder", type=Path, required=True, help="Folder to write.")
-def build(network_file: Path, fold: str | None, plan_file: Path | None, fps: float | None,
-          clock: float, fastest: bool, input_lanes: int | None, lean: bool,
-          targets: tuple[str, ...], boards: tuple[str, ...], data: str | None, split: str,
-          vectors: int | None, folder: Path) -> None:
-    """Build NETWORK: Verilog, test vectors, plan and manifest.
-
-    \b
-    Example:
-      nomul build digits.nomul --target ice40-hx8k -o build/
-      nomul build digits.nomul --fold dense1=8x4,dense2=5x4 -o build/fast
-      nomul build digits.nomul --fps 10000 --clock 48 -o build/paced
-      nomul build digits.nomul --fastest --target ecp5-25k -o build/unrolled
-    """
-    from nomul.boards.targets import target as find_target
-    from nomul.build import write_build
-    from nomul.compiler import planner
-    from nomul.compiler.plan import intervals, load_plan
-    from nomul.compiler.storage import load, load_provenance
-
-    if sum(choice is not None for choice in (fold, plan_file, fps, fastest or None)) > 1:
-        raise click.UsageError("--fold, --plan, --fps and --fastest exclude each other; give one "
-                               "of them")
-    if plan_file and (lean or input_lanes is not None):
-        raise click.UsageError("--input-lanes and --lean are parts of the plan; change it there")
-    chips = [find_target(name).name for name in (*targets, *boards)]
-    network, provenance = load(network_file), load_provenance(network_file)
-    if plan_file:
-        plan = load_plan(plan_file, network)
-    else:
-        folds, lanes = planner.parse_folds(fold, network) if fold else {}, 1
-        if fastest:
-            folds, lanes = planner.fastest(network)
-        elif fps is not None:
-            if not (0 < fps < float("inf") and 0 < clock < float("inf")):
-                raise PlanError("plan: inferences a second and clock must be above 0, "
-                                f"not {fps} and {clock}")
-            folds = planner.fold_for_interval(network, int(clock * 1e6 / fps))
-            lanes = planner.input_lanes_for(network, int(clock * 1e6 / fps))
-        plan = planner.make_plan(network, folds, lean=lean,
-                                 input_lanes=lanes if input_lanes is None else input_lanes)
-    each = sum(prod(wire.shape) for wire in network.wires.values())
-    images = _images(data, split, network, provenance).first(
-        vectors or max(20, _VECTOR_CODES // each))
-    built = write_build(folder, network, plan, images, provenance=provenance,
-                        targets=list(dict.fromkeys(chips)), command=command_line())
-
-    cycles = intervals(plan, network)
-    if fps is not None and max(cycles.values()) > clock * 1e6 / fps:
-        slowest = max(cycles, key=lambda name: cycles[name])
-        complain(f"note: {fps:g} inferences a second are not reached at {clock:g} MHz, because "
-                  f"{slowest!r} takes {cycles[slowest]} cycles; see --input-lanes")
-    rows: list[tuple[Any, ...]] = []
-    for name, count in cycles.items():
-        entry = next((e for e in plan.layers if e.name == name), None)
-        rows.append((name, f"{entry.outputs} x {entry.inputs}" if entry else None,
-                     entry.product.value if entry else None,
-                     entry.staircase.value if entry else None,
-                     entry.weights_in.value if entry else None, count))
-    print_table(f"{folder}: {network.name}, {len(built.vectors.images)} test vectors "
-           f"({built.vectors.source} {built.vectors.split})",
-           {"layer": False, "outputs x inputs": False, "products": False, "staircase": False,
-            "weights in": False, "cycles": True}, rows)
 
 
 @cli.command()

@@ -41,6 +41,7 @@ from nomul.compiler.storage import save
 from nomul.sim import golden
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
+from nomul.sizing import registered
 from nomul.tables import table
 
 __all__ = ["Row", "Size", "cells", "compare", "markdown", "plot", "size_of"]
@@ -235,7 +236,8 @@ def _measure(name: str, trained: Trained, data: Dataset, folder: Path, chip: Tar
         right += int((classes == labels[part]).sum())
         exact += int((classes == torchs).sum())
         report("golden", done + 1, len(parts), "")
-    plan = make_plan(network, fold_for_interval(network, interval) if interval else None)
+    plan = make_plan(network, fold_for_interval(network, interval) if interval else None,
+                     registered=registered(chip))
     vectors = make_vectors(network, codes[:images], labels[:images], source=data.name,
                            split="test")
     result = simulate(network, plan, emit(network, plan), vectors,

@@ -50,6 +50,7 @@ def render(facts: Json, build: Build) -> str:
         commands=_commands(build),
         origin=_origin(build.provenance),
         filled=_filled(build.synth),
+        guesses=_guesses(build.manifest),
         plots=_plots(facts, build),
     )
 
@@ -232,6 +233,14 @@ def _filled(synth: Part | None) -> dict[str, float | None]:
         allocated = amounts.integer("allocated") if amounts else None
         shares[name] = stored / allocated if stored is not None and allocated else None
     return shares
+
+
+def _guesses(manifest: Part) -> dict[str, dict[str, int | None]]:
+    """By target, what was estimated before synthesis."""
+    estimate = manifest.part("estimate")
+    return {name: {key: guess.integer(key) for key in
+                   ("lut4", "carry", "ff", "logic_cells", "bram", "dsp")}
+            for name, guess in (estimate.parts("targets") if estimate else {}).items()}
 
 
 def _commands(build: Build) -> list[Json]:

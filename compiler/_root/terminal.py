@@ -1,18 +1,32 @@
-"""What the ``nomul`` command shows: tables, progress bars, complaints."""
+"""What the commands of ``nomul`` share: tables, progress bars, complaints, options."""
 from __future__ import annotations
 
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Report", "bars", "command_line", "complain", "console", "percent", "print_table"]
+if TYPE_CHECKING:
+    from nomul.compiler.network import Network
+    from nomul.images import Images
+
+__all__ = ["Report", "bars", "command_line", "complain", "console", "data_option", "images_of",
+           "network_argument", "percent", "print_table", "split_option"]
+
+network_argument = click.argument("network_file", metavar="NETWORK", type=Path)
+
+data_option = click.option(
+    "--data", help="Images: a data set (digits), a .npz file with images and labels, a .npy file "
+    "of images, or random.  [default: what the network was trained on]")
+split_option = click.option("--split", type=click.Choice(["train", "validation", "test", "all"]),
+                             default="test", show_default=True, help="Part of a data set.")
 
 # A terminal's own width; wide enough for the tables where there is none.
 console = Console(width=None if sys.stdout.isatty() else 110)
@@ -66,3 +80,12 @@ def print_table(title: str, columns: dict[str, bool], rows: list[tuple[Any, ...]
 def percent(value: float | None) -> str | None:
     """A share of 1 as text."""
     return None if value is None else f"{100 * value:.2f} %"
+
+
+def images_of(data: str | None, split: str, network: Network, provenance: dict[str, Any]) -> Images:
+    """The images that ``--data`` and ``--split`` name."""
+    from nomul.images import RANDOM, load_images
+
+    trained_on = provenance.get("data")
+    known = trained_on.get("name") if isinstance(trained_on, dict) else None
+    return load_images(data or (known if isinstance(known, str) else RANDOM), network, split=split)

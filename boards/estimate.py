@@ -1,0 +1,236 @@
+"""What a circuit will take on a chip, known in a second: Yosys maps its memories, but no logic.
+
+After the word-level half of Yosys's own script, what is left is counted by kind: bits of
+additions, of choices, of comparisons, gates, tables in logic. Block RAM, distributed RAM and
+multiplier blocks are then exact. Look-up tables, carries and flip-flops are weighted sums of the
+counts; the weights were fitted against synthesis (``python -m nomul.costs``, docs/costs.md).
+"""
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from amaranth.lib import wiring
+
+from nomul.boards.targets import Family, Target
+from nomul.boards.tools import Tool, run
+from nomul.boards.yosys import GLUE, NEVER_COLLIDES, Counts, kept_layers
+
+__all__ = ["FITTED", "Estimate", "Features", "Weights", "estimate", "features", "weights_of"]
+
+Features = Mapping[str, int]
+"""How many bits, or cells, of each kind a circuit has before its logic is mapped."""
+
+Weights = Mapping[str, Mapping[str, float]]
+"""For each figure that is fitted, what one of each kind adds to it."""
+
+#: Figures that are weighted sums.
+FITTED = ("lut4", "carry", "ff", "logic_cells")
+
+_LIBRARIES = {
+    Family.ICE40: "-lib +/ice40/brams.txt -lib +/ice40/spram.txt -no-auto-huge",
+    Family.ECP5: "-lib +/lattice/lutrams_trellis.txt -lib +/lattice/brams_16kd.txt",
+}
+
+# Cells that hold memory or multiply, by how their type begins or what it contains.
+_BLOCK_RAM = ("$__ICE40_RAM4K", "$__DP16KD", "$__PDPW16KD")
+_DISTRIBUTED_RAM = ("$__TRELLIS_DPR16X4",)
+_MULTIPLIER = ("$__MUL", "$mul", "SB_MAC16", "MULT18X18D")
+_INVERSE = str.maketrans("01", "10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a circuit will take.
+
+    Attributes
+    ----------
+    counts : Counts
+        Cells before place and route; memories and multipliers are exact.
+    logic_cells : int
+        Logic cells that they will be packed into.
+    layers : mapping of str to Counts
+        Cells of each layer; those outside of all layers under `GLUE`.
+    """
+
+    counts: Counts
+    logic_cells: int
+    layers: Mapping[str, Counts]
+
+
+def estimate(component: wiring.Component, network: str, chip: Target, folder: Path) -> Estimate:
+    """What ``component`` will take on ``chip``.
+
+    Parameters
+    ----------
+    component : wiring.Component
+        The whole circuit.
+    network : str
+        Path of the module whose submodules are the layers, as of `count_layers`.
+    chip : Target
+        The chip.
+    folder : Path
+        Working folder; ``coarse.il``, ``coarse.log`` and ``coarse.json`` stay there.
+
+    Raises
+    ------
+    RunFailure
+        Yosys ended with an error.
+    """
+    weights = weights_of(chip.family)
+    parts = features(component, network, chip, folder)
+    sums = {name: _sums(weights, found) for name, found in parts.items()}
+    total = _sums(weights, merged(parts.values()))
+    return Estimate(counts=_counts(total, merged(parts.values())),
+                    logic_cells=round(total["logic_cells"]),
+                    layers={name: _counts(sums[name], found) for name, found in parts.items()})
+
+
+def weights_of(family: Family) -> Weights:
+    """The weights that were fitted for ``family``."""
+    text = files("nomul.boards").joinpath("costs.json").read_text()
+    weights: Weights = json.loads(text)[family.value]
+    return weights
+
+
+def merged(parts: Iterable[Features]) -> Counter[str]:
+    """Features of all ``parts`` together."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def features(component: wiring.Component, network: str, chip: Target,
+             folder: Path) -> dict[str, Counter[str]]:
+    """For each layer, and for what lies outside of them, how much of each kind there is.
+
+    Parameters and errors are those of `estimate`.
+    """
+    text, layers = kept_layers(component, network)
+    (folder / "coarse.il").write_text(text)
+    (folder / "coarse.ys").write_text("\n".join((
+        "read_rtlil coarse.il",
+        NEVER_COLLIDES,
+        f"{chip.synth_command} -top top -run begin:map_ram",
+        f"memory_libmap {_LIBRARIES[chip.family]}",
+        "select top top.*",
+        "write_json -selected coarse.json", "")))
+    run(Tool.YOSYS, ("coarse.ys",), folder, "coarse.log")
+    modules = json.loads((folder / "coarse.json").read_text())["modules"]
+    found = {name: _features(modules.get(module, {"cells": {}}))
+             for name, module in layers.items()}
+    return found | {GLUE: _features(modules["top"])}
+
+
+def _sums(weights: Weights, found: Features) -> dict[str, float]:
+    return {figure: sum(each.get(kind, 0) * count for kind, count in found.items())
+            for figure, each in weights.items()}
+
+
+def _counts(sums: Mapping[str, float], found: Features) -> Counts:
+    return Counts(lut4=round(sums["lut4"]), carry=round(sums["carry"]), ff=round(sums["ff"]),
+                  bram=found.get("bram", 0), lutram=found.get("lutram", 0),
+                  dsp=found.get("dsp", 0))
+
+
+def _features(module: Mapping[str, Any]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for cell in module["cells"].values():
+        _count(cell["type"], cell["parameters"], cell["connections"], found)
+    return +found
+
+
+def _count(kind: str, parameters: Mapping[str, Any], pins: Mapping[str, list[Any]],
+           found: Counter[str]) -> None:
+    """Add one cell to what was ``found``."""
+    if kind.startswith(("$dff", "$sdff", "$adff")):
+        found["ff"] += len(pins["Q"])
+    elif kind.startswith(_BLOCK_RAM):
+        found["bram"] += 1
+    elif kind.startswith(_DISTRIBUTED_RAM):
+        found["lutram"] += 1
+    elif kind.startswith(_MULTIPLIER):
+        found["dsp"] += 1
+    elif kind == "$alu":
+        found["alu"] += len(pins["Y"])
+        found["alus"] += 1
+    elif kind.startswith("$macc"):
+        found["macc"] += sum(len(pins.get(name, ())) for name in "ABC")
+        found["macc sum"] += len(pins["Y"])
+    elif kind == "$mux":
+        both = sum(_wire(a) and _wire(b) for a, b in zip(pins["A"], pins["B"], strict=True))
+        found["mux"] += both
+        found["mask"] += len(pins["A"]) - both
+    elif kind == "$pmux":
+        found["pmux"] += _number(parameters["WIDTH"]) * _number(parameters["S_WIDTH"])
+    elif kind in ("$eq", "$ne", "$eqx", "$nex"):
+        wires = sorted(sum(map(_wire, pins[name])) for name in "AB")
+        found["compare"] += wires[0]
+        found["decode"] += wires[1] - wires[0]
+    elif kind.startswith("$reduce") or kind == "$logic_not":
+        found["reduce"] += len(pins["A"]) - 1
+    elif kind in ("$and", "$or", "$xor", "$xnor", "$not", "$logic_and", "$logic_or"):
+        found["gate" if len(pins["Y"]) == 1 else "gates"] += len(pins["Y"])
+    elif kind == "$lut":
+        found["table"] += 1
+    elif kind in ("$shl", "$shr", "$sshl", "$sshr", "$shift", "$shiftx"):
+        found["shift"] += len(pins["Y"]) * len(pins["B"])
+    elif kind in ("$lt", "$le", "$gt", "$ge"):
+        found["order"] += max(len(pins["A"]), len(pins["B"]))
+    elif kind in ("$bmux", "$demux"):
+        found["bmux"] += max(len(pins["A"]), len(pins["Y"]))
+    elif kind == "$mem_v2":
+        _count_memory(parameters, pins, found)
+
+
+def _count_memory(parameters: Mapping[str, Any], pins: Mapping[str, list[Any]],
+                  found: Counter[str]) -> None:
+    """A memory that becomes logic: a table, or registers and what chooses among them."""
+    width, size = _number(parameters["WIDTH"]), _number(parameters["SIZE"])
+    if _number(parameters["WR_PORTS"]):
+        found["registers"] += width * size
+        return
+    initial = parameters["INIT"][::-1]
+    columns = {initial[bit:width * size:width].replace("x", "0") for bit in range(width)}
+    found["rom"] += _tables({base for column in columns if (base := _base(column))})
+    if "1" in parameters["RD_CLK_ENABLE"]:
+        found["rom row"] += sum(len(set(column)) > 1 for column in columns)
+
+
+def _tables(columns: set[str]) -> int:
+    """Tables of four inputs that hold the bits of all ``columns``, which are of one length, by
+    cutting them into quarters as often as needed; equal ones are made once."""
+    if not columns:
+        return 0
+    address = (len(next(iter(columns))) - 1).bit_length()
+    if address <= 4:
+        return len(columns)
+    tables, rest = 0, set()
+    for column in columns:
+        whole = column.ljust(1 << address, column[-1])
+        quarters = {whole[n:n + len(whole) // 4] for n in range(0, len(whole), len(whole) // 4)}
+        tables += 1 if len(quarters) == 2 else 2
+        rest |= {base for quarter in quarters if (base := _base(quarter))}
+    return tables + _tables(rest)
+
+
+def _base(column: str) -> str:
+    """``column`` or its inverse, whichever begins with 0; nothing if it is constant."""
+    if len(set(column)) < 2:
+        return ""
+    return column if column[0] == "0" else column.translate(_INVERSE)
+
+
+def _wire(bit: int | str) -> bool:
+    """Whether a bit is not a constant."""
+    return not isinstance(bit, str)
+
+
+def _number(value: int | str) -> int:
+    return int(value, 2) if isinstance(value, str) else value

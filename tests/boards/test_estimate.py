@@ -1,0 +1,90 @@
+# amaranth: UnusedElaboratable=no
+"""Estimates: memories are exact, the rest is near, and what is counted is what matters."""
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nomul.boards.estimate import FITTED, estimate, features, merged, weights_of
+from nomul.boards.shell import PinShell
+from nomul.boards.targets import Family, target
+from nomul.boards.yosys import GLUE, make_netlist
+from nomul.compiler.lower import lower
+from nomul.compiler.network import Network
+from nomul.compiler.planner import make_plan, parse_folds
+from nomul.compiler.storage import load
+from nomul.costs import Sample, errors, fit, within
+
+ZOO = Path(__file__).parents[2] / "examples" / "zoo"
+
+
+def circuit(network: Network, fold: str) -> PinShell:
+    return PinShell(lower(network, make_plan(network, parse_folds(fold, network))))
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("chip", ["ice40-hx8k", "ecp5-25k"])
+@pytest.mark.parametrize(("name", "fold"), [
+    ("digits_pow2_3bit", "1x1"), ("digits_ternary", "dense1=4x4,dense2=2x4"),
+    ("digits_binary", "dense1=2x2,dense2=1x2")])
+def test_estimates_are_near(chip: str, name: str, fold: str, tmp_path: Path) -> None:
+    network = load(ZOO / f"{name}.nomul")
+    guess = estimate(circuit(network, fold), "top.network.body", target(chip), tmp_path)
+    true = make_netlist(circuit(network, fold), target(chip), tmp_path)
+    assert guess.counts.lut4 == pytest.approx(true.counts.lut4, rel=0.1)
+    assert guess.counts.ff == pytest.approx(true.counts.ff, rel=0.1)
+    for memory in ("bram", "lutram", "dsp"):
+        assert getattr(guess.counts, memory) == getattr(true.counts, memory)
+    assert guess.logic_cells >= 0.95 * true.least_logic_cells
+    assert sum(layer.lut4 for layer in guess.layers.values()) == pytest.approx(
+        guess.counts.lut4, abs=len(guess.layers))
+    assert {"dense1", "dense2", "argmax", GLUE} <= set(guess.layers)
+
+
+@pytest.mark.synth
+def test_more_lanes_are_more_of_everything(tmp_path: Path) -> None:
+    network = load(ZOO / "digits_fixed_4bit.nomul")
+    small, large = (merged(features(circuit(network, fold), "top.network.body",
+                                    target("ecp5-25k"), tmp_path).values())
+                    for fold in ("1x1", "4x4"))
+    assert large["alu"] > small["alu"] and large["ff"] > small["ff"]
+    # A twin that forgets its lanes: the estimate must tell.
+    weights = weights_of(Family.ECP5)["lut4"]
+    assert sum(weights.get(k, 0) * n for k, n in large.items()) > 1.5 * sum(
+        weights.get(k, 0) * n for k, n in small.items())
+
+
+def test_every_family_has_weights() -> None:
+    for family in Family:
+        weights = weights_of(family)
+        assert set(weights) == set(FITTED)
+        assert all(weight > 0 for each in weights.values() for weight in each.values())
+
+
+def samples(family: Family = Family.ECP5) -> list[Sample]:
+    """Circuits of three networks whose tables are 1 a choice, 3 a row and 0.5 a gate."""
+    result = []
+    for network in range(3):
+        for n in range(1, 6):
+            found = Counter(mux=40 * n + 7 * network, rom=3 * n * n + 5, gate=30 + 11 * network * n)
+            result.append(Sample(
+                network=f"net{network}", plan=f"{n}", family=family, features=found,
+                figures={"lut4": round(found["mux"] + 3 * found["rom"] + 0.5 * found["gate"])}))
+    return result
+
+
+def test_the_fit_finds_what_is_behind_the_figures() -> None:
+    weights = fit(samples(), "lut4")
+    assert weights["mux"] == pytest.approx(1, abs=0.1)
+    assert weights["rom"] == pytest.approx(3, abs=0.3)
+    for held_out in (False, True):
+        found = errors(samples(), "lut4", held_out=held_out)
+        assert len(found) == 15 and within(found, 0.1) == 15
+
+    # What no sample shows is as on paper; and a network that is unlike the others shows.
+    assert weights["shift"] == 1
+    odd = [Sample(network="odd", plan="1", family=Family.ECP5, features=Counter(mux=100),
+                  figures={"lut4": 400})]
+    assert within(errors(samples() + odd, "lut4", held_out=True), 0.1) < 16
