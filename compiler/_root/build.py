@@ -6,7 +6,7 @@
 ``<name>.v``            the Verilog
 ``vectors.safetensors`` images, and what every layer makes of them
 ``manifest.json``       ports, estimates, versions, and SHA-256 of the files above
-``sim.json``            written by `nomul sim`
+``sim.json``            written by `nomul sim`; ``batch.json`` by `nomul sim --batch`
 ``synth.json``          written by `nomul synth`, with a folder for each chip
 ``report.html``         written by `nomul report`, as is ``report.json``
 ======================= =========================================================
