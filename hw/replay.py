@@ -14,11 +14,11 @@ __all__ = ["Replay"]
 class Replay(wiring.Component):
     """Each vector of ``length`` beats comes out ``repeats`` times.
 
-    A beat of the first pass leaves as soon as it has come in, and its place is free
-    as soon as the last pass has read it: with a depth of ``2 * length`` the vectors
-    follow each other without a gap even if they come in at an even pace; with
-    ``length``, only if each comes in as fast as it is first read. All paths from ``i``
-    to ``o`` are registered; ``i.ready`` depends on registers alone, and is one if ``storage`` is.
+    A beat of the first pass leaves as soon as it has come in, and its place is free as soon as the
+    last pass has read it, or all of its vector where there is room for two: with a depth of
+    ``2 * length`` the vectors follow each other without a gap even if they come in at an even
+    pace; with ``length``, only if each comes in as fast as it is first read. All paths from ``i``
+    to ``o`` are registered; ``i.ready`` depends on registers alone.
 
     Latency: 1 cycle and ``storage.latency``, from a beat to its first copy. Throughput: 1 beat a
     cycle.
@@ -76,7 +76,6 @@ class Replay(wiring.Component):
         put, get = self.i.valid & self.i.ready, Signal()
         advance = ~self.o.valid | self.o.ready
         at, base, number, last_pass = self._position(m, bits, get)
-        freed = Mux(last_pass, at, base)
 
         m.d.comb += [
             write.en.eq(put),
@@ -89,22 +88,29 @@ class Replay(wiring.Component):
         following = (fill + 1)[:bits + 1]
         with m.If(put):
             m.d.sync += fill.eq(following)
-        if self.storage is Storage.REGISTERED:
+        low = (self.length - 1).bit_length()
+        if self._aligned and 2 * self.length <= 1 << bits:
+            # Room for another vector while one is read: it frees its places all at once.
+            m.d.comb += self.i.ready.eq((fill[low:] ^ base[low:]) != 1 << bits - low)
+        else:
             # Known a cycle before: no path leads from the positions on to where beats come from.
-            ready = Signal(init=1)
+            ready, freed = Signal(init=1), Mux(last_pass, at, base)
             m.d.comb += self.i.ready.eq(ready)
             m.d.sync += ready.eq(((fill ^ freed) != 1 << bits)
                                  & ~(put & ((following ^ freed) == 1 << bits)))
-        else:
-            m.d.comb += self.i.ready.eq((fill ^ freed) != 1 << bits)
         leave(m, self.o, read.data, get, advance, self.storage)
 
         return m
 
+    @property
+    def _aligned(self) -> bool:
+        """Whether a vector is a power of two."""
+        return self.length & (self.length - 1) == 0
+
     def _position(self, m: Module, bits: int, get: Value) -> tuple[Value, Value, Value, Value]:
         """Where the next beat is read, where its vector begins, the number of the pass, and
         whether it is the last one."""
-        if self.length & (self.length - 1) == 0:
+        if self._aligned:
             # Vectors begin at multiples of their length: counting wraps by itself.
             low = (self.length - 1).bit_length()
             offset, vector = Signal(low), Signal(bits + 1 - low, name="vector")
