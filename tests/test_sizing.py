@@ -102,10 +102,10 @@ def test_progress_ends(digits: Network, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_failure_of_yosys_is_a_sentence(digits: Network,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> Estimate:
+    def fail(*_: object) -> None:
         raise RunFailure(Tool.YOSYS, "no luck", Path("coarse.log"))
 
-    monkeypatch.setattr(sizing, "estimate", fail)
+    monkeypatch.setattr("nomul.boards.estimate.run", fail)
     with pytest.raises(ToolError, match="network 'digits': Yosys failed with 'no luck'"):
         estimate_plan(digits, sizing.make_plan(digits), CHIP)
 
