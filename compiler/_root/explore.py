@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan, intervals, plan_json
 from nomul.compiler.planner import Foldings, input_lanes_for, make_plan
-from nomul.sizing import Progress, Sized, estimate_plan, fastest_within, registered
+from nomul.sizing import Sized, estimate_plan, fastest_within, registered
 
 __all__ = ["Explored", "explore", "front", "plot"]
+
+Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, s
     dask : str, optional
         Address of the scheduler of a Dask cluster that computes instead; its workers must see
         ``folder`` under the same name.
+    progress : callable of stage, done, total, text
 
     Returns
     -------
@@ -115,7 +118,13 @@ def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, s
     folder.mkdir(parents=True, exist_ok=True)
     known = _known(folder / "explore.json")
     cells = min(max_cells or chip.capacity.logic_cells, chip.capacity.logic_cells)
-    fastest = fastest_within(network, chip, max_cells=max_cells)
+
+    def report(stage: str, done: int, total: int, text: str) -> None:
+        if progress:
+            progress(stage, done, total, text)
+
+    fastest = fastest_within(network, chip, max_cells=max_cells,
+                             progress=lambda *step: report("estimates", *step))
     plans = _plans(network, chip, fastest.best, points)
     tasks, found = [], {}
     for name, plan in plans.items():
@@ -131,8 +140,7 @@ def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, s
         replace_file(folder / "explore.json", json.dumps(
             {"points": known, "tools": tool_versions()}, indent=1) + "\n")
         done += 1
-        if progress:
-            progress(done, len(plans), f"{result.interval:,} cycles")
+        report("plans", done, len(plans), f"{result.interval:,} cycles")
     return sorted(found.values(), key=lambda result: result.interval)
 
 
@@ -141,13 +149,15 @@ def _plans(network: Network, chip: Target, fastest: Sized, points: int) -> dict[
     foldings = Foldings(network)
     options = [option for option in foldings.intervals() if option > fastest.interval]
     plans = {f"plan-{fastest.interval}": fastest.plan}
+    if not options:
+        return plans
     for n in range(1, points):
         wanted = math.log(fastest.interval) + n / (points - 1) * math.log(
-            max([*options, fastest.interval]) / fastest.interval)
-        for option in sorted(options, key=lambda option: abs(math.log(option) - wanted))[:1]:
-            plan = make_plan(network, foldings.within(option), registered=registered(chip),
-                             input_lanes=input_lanes_for(network, option))
-            plans[f"plan-{max(intervals(plan, network).values())}"] = plan
+            options[-1] / fastest.interval)
+        option = min(options, key=lambda option: abs(math.log(option) - wanted))
+        plan = make_plan(network, foldings.within(option), registered=registered(chip),
+                         input_lanes=input_lanes_for(network, option))
+        plans[f"plan-{max(intervals(plan, network).values())}"] = plan
     return plans
 
 

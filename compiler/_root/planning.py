@@ -234,7 +234,7 @@ def explore_plans(network_file: Path, target: str, points: int, seeds: int, cloc
     with bars() as report:
         found = explore(network, chip, folder, points=points, seeds=seeds, clock_mhz=clock,
                         max_cells=max_cells, jobs=jobs or -1, dask=dask,
-                        progress=lambda done, total, text: report("plans", done, total, text))
+                        progress=report)
     plot(found, chip, network.name, folder / "explore.png")
     best = {point.name for point in front(found)}
     print_table(f"{folder}: {network.name} on {chip.name}", {
@@ -243,5 +243,8 @@ def explore_plans(network_file: Path, target: str, points: int, seeds: int, cloc
         [(point.name, point.interval, point.estimated_cells, point.logic_cells,
           point.estimated_bram if point.bram is None else point.bram,
           f"{point.clock_mhz:.1f}", round(point.rate),
-          (point.trouble and "does not fit") or ("on the front" if point.name in best else ""))
+          "does not fit" if point.trouble else "on the front" if point.name in best else "")
          for point in found])
+    for point in found:
+        if point.trouble:
+            complain(f"note: {point.name}: {point.trouble}")
