@@ -42,6 +42,7 @@ from nomul.compiler.layers import (
     Weighted,
     Window,
 )
+from nomul.compiler.lower_engine import lower_engine
 from nomul.compiler.network import Network
 from nomul.compiler.plan import LayerPlan, Plan, check_plan, plan_stages
 from nomul.compiler.values import Codes, Ints
@@ -87,6 +88,8 @@ def lower_body(network: Network, plan: Plan) -> Graph:
     several readers stands a fork, and before those that must wait a queue.
     """
     check_plan(plan, network)
+    if plan.engine is not None:
+        return lower_engine(network, plan.engine, plan.input_lanes)
     flow = plan_stages(plan, network)
     queues = {(hardware_source(network, q.source), q.reader): q.depth for q in plan.queues}
     readers = hardware_readers(network)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nomul.compiler.circuits import legal_circuits
+from nomul.compiler.engine import Program, engine_circuits, program
 from nomul.compiler.errors import DataError, PlanError
 from nomul.compiler.flow import Fold, Stage, queue_depths, stages, window_of
 from nomul.compiler.layers import (
@@ -30,18 +31,22 @@ from nomul.compiler.values import Codes
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
+from nomul.hw.tasks import task_cycles, total_cycles
 from nomul.hw.window import minimum_depth
 
 __all__ = [
+    "EnginePlan",
     "LayerPlan",
     "Plan",
     "QueuePlan",
     "check_fold",
     "check_input_lanes",
     "check_plan",
+    "engine_program",
     "intervals",
     "least_depth",
     "load_plan",
+    "plan_interval",
     "plan_json",
     "plan_stages",
     "planned_layers",
@@ -108,8 +113,33 @@ class QueuePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """One engine that works on layer after layer (`nomul.hw.engine`).
+
+    Parameters
+    ----------
+    lanes : int
+        Outputs computed at once.
+    product : ProductCircuit
+        Shift-add or table.
+    products_in : Storage
+        What holds product tables.
+    staircase : StaircaseCircuit
+        Shift-clip or search.
+    memories : Storage
+        What codes, weights and constants lie in: block RAM, registered or not.
+    """
+
+    lanes: int
+    product: ProductCircuit
+    products_in: Storage
+    staircase: StaircaseCircuit
+    memories: Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a network is built.
+    """How a network is built: a pipeline of its layers, or one engine.
 
     Parameters
     ----------
@@ -118,14 +148,18 @@ class Plan:
     input_lanes : int
         Codes that enter at once.
     layers : tuple of LayerPlan
-        Those of all layers but input, flatten and argmax, in the network's order.
+        Those of all layers but input, flatten and argmax, in the network's order; none if there is
+        an engine.
     queues : tuple of QueuePlan
+    engine : EnginePlan, optional
+        Instead of a pipeline.
     """
 
     network: str
     input_lanes: int
     layers: tuple[LayerPlan, ...]
     queues: tuple[QueuePlan, ...] = ()
+    engine: EnginePlan | None = None
 
     def __getitem__(self, name: str) -> LayerPlan:
         for layer in self.layers:
@@ -147,8 +181,32 @@ def plan_stages(plan: Plan, network: Network) -> dict[str, Stage]:
                    if entry.product is ProductCircuit.UNROLLED})
 
 
+def engine_program(network: Network, engine: EnginePlan) -> Program:
+    """What ``engine`` does for ``network``."""
+    return program(network, lanes=engine.lanes, product=engine.product,
+                   staircase=engine.staircase)
+
+
+def plan_interval(plan: Plan, network: Network) -> int:
+    """Ideal cycles between inferences: those of the slowest layer of a pipeline, or of all tasks
+    of an engine."""
+    if plan.engine is None:
+        return max(intervals(plan, network).values())
+    tasks = engine_program(network, plan.engine)
+    return total_cycles(tasks.tasks, _engine_cycles(tasks, plan.engine), tasks.image_length)
+
+
+def _engine_cycles(tasks: Program, engine: EnginePlan) -> list[int]:
+    multiply = engine.products_in.latency if engine.product is ProductCircuit.TABLE else 1
+    return task_cycles(tasks.tasks, lanes=engine.lanes, read=engine.memories.latency,
+                       multiply=multiply, search_bits=tasks.search_bits)
+
+
 def intervals(plan: Plan, network: Network) -> dict[str, int]:
-    """Ideal cycles between inferences of every part of the pipeline; the slowest one rules."""
+    """Ideal cycles of an inference in every part of a pipeline, or in every task of an engine."""
+    if plan.engine is not None:
+        tasks = engine_program(network, plan.engine)
+        return dict(zip(tasks.layers, _engine_cycles(tasks, plan.engine), strict=True))
     return {name: stage.cycles for name, stage in plan_stages(plan, network).items()
             if not isinstance(network[name], Flatten)}
 
@@ -214,6 +272,9 @@ def check_plan(plan: Plan, network: Network) -> None:
         raise PlanError(f"plan: must be of network {network.name!r} ({network.digest[:12]}), not "
                         f"of one with digest {plan.network[:12]}; make a plan for this network")
     check_input_lanes(network, plan.input_lanes)
+    if plan.engine is not None:
+        _check_engine(plan, plan.engine, network)
+        return
     layers = planned_layers(network)
     expected, given = [layer.name for layer in layers], [entry.name for entry in plan.layers]
     for name in given:
@@ -248,6 +309,24 @@ def check_plan(plan: Plan, network: Network) -> None:
             raise PlanError(f"plan: layer {layer.name!r} must have a buffer of 0 or at least 2 "
                             "beats, not 1; change its depth")
     _check_queues(plan, network)
+
+
+def _check_engine(plan: Plan, engine: EnginePlan, network: Network) -> None:
+    if plan.layers or plan.queues:
+        raise PlanError("plan: must have layers or an engine, not both; leave out one of them")
+    if engine.lanes < 1:
+        raise PlanError(f"plan: engine must compute at least 1 output at once, "
+                        f"not {engine.lanes}; change its lanes")
+    if engine.memories is Storage.LOGIC:
+        raise PlanError("plan: engine must have its memories in block or registered, not in logic; "
+                        "change its memories")
+    products, staircases = engine_circuits(network)
+    for what, choice, legal in (("products", engine.product, products),
+                                ("staircases", engine.staircase, staircases)):
+        if choice not in legal:
+            raise PlanError(f"plan: engine must make its {what} by "
+                            f"{' or '.join(c.value for c in legal)}, not {choice.value}: "
+                            "that circuit would give other bits")
 
 
 def _check_queues(plan: Plan, network: Network) -> None:
@@ -296,12 +375,15 @@ def load_plan(path: Path, network: Network) -> Plan:
         raise PlanError(f"plan file '{path}' must be JSON ({error}); "
                         "take the plan.json of a build as an example") from error
     try:
+        if isinstance(content, dict):
+            content = {"engine": None, **content}  # plans of earlier versions lack it
         _only(content, {"version", *(field.name for field in fields(Plan))}, "plan")
         if content["version"] != VERSION:
             raise PlanError(f"version must be {VERSION}, not {content['version']!r}")
         plan = Plan(network=_text(content["network"]), input_lanes=_count(content["input_lanes"]),
                     layers=tuple(_layer_plan(entry) for entry in content["layers"]),
-                    queues=tuple(_queue_plan(entry) for entry in content["queues"]))
+                    queues=tuple(_queue_plan(entry) for entry in content["queues"]),
+                    engine=content["engine"] and _engine_plan(content["engine"]))
         check_plan(plan, network)
     except (PlanError, KeyError, TypeError) as error:
         raise PlanError(f"plan file '{path}': {error}") from error
@@ -347,6 +429,15 @@ def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         **{name: _choice(Storage, entry[name])
            for name in ("products_in", "weights_in", "constants_in", "buffer_in")})
+
+
+def _engine_plan(entry: dict[str, Any]) -> EnginePlan:
+    _only(entry, {field.name for field in fields(EnginePlan)}, "engine")
+    return EnginePlan(
+        lanes=_count(entry["lanes"]), product=_choice(ProductCircuit, entry["product"]),
+        staircase=_choice(StaircaseCircuit, entry["staircase"]),
+        products_in=_choice(Storage, entry["products_in"]),
+        memories=_choice(Storage, entry["memories"]))
 
 
 def _queue_plan(entry: dict[str, Any]) -> QueuePlan:

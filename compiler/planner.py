@@ -8,17 +8,20 @@ from math import prod
 from typing import Any
 
 from nomul.compiler.circuits import legal_circuits, unrolled_matrix
+from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import Fold, hardware_source, queue_depths, stages, window_of
 from nomul.compiler.layers import Conv2d, Dense, Layer, MaxPool, PixelEmbedding, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
+    EnginePlan,
     LayerPlan,
     Plan,
     QueuePlan,
     check_fold,
     check_input_lanes,
     check_plan,
+    engine_program,
     least_depth,
     planned_layers,
     unknown_layer,
@@ -29,8 +32,8 @@ from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
 
-__all__ = ["Foldings", "fastest", "fold_for_interval", "input_lanes_for", "make_plan",
-           "parse_folds"]
+__all__ = ["Foldings", "fastest", "fold_for_interval", "input_lanes_for",
+           "make_engine_plan", "make_plan", "parse_folds"]
 
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
 _BLOCK_BITS = 512
@@ -76,6 +79,25 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         raise unknown_layer(network, next(iter(chosen)))
     plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),
                 queues=_queues(network, input_lanes, used))
+    check_plan(plan, network)
+    return plan
+
+
+def make_engine_plan(network: Network, lanes: int, *, input_lanes: int = 1,
+                     registered: bool = False) -> Plan:
+    """A plan with one engine of so many ``lanes``, and the smallest circuits.
+
+    ``registered`` as of `make_plan`. `PlanError` if there is nothing for an engine to do.
+    """
+    products, staircases = engine_circuits(network)
+    memories = Storage.REGISTERED if registered else Storage.BLOCK
+    engine = EnginePlan(lanes=lanes, product=products[0], products_in=memories,
+                        staircase=staircases[0], memories=memories)
+    if products[0] is ProductCircuit.TABLE:
+        table = engine_program(network, engine).table
+        if table.size <= _LOGIC_TABLE:
+            engine = replace(engine, products_in=Storage.LOGIC)
+    plan = Plan(network=network.digest, input_lanes=input_lanes, layers=(), engine=engine)
     check_plan(plan, network)
     return plan
 

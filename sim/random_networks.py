@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TypeVar
 
 import numpy as np
 
 from nomul.compiler.circuits import legal_circuits
+from nomul.compiler.engine import engine_circuits
 from nomul.compiler.flow import Fold, queue_depths
 from nomul.compiler.layers import Argmax, Conv2d, Dense, Flatten, Input, Layer, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
+    EnginePlan,
     Plan,
     QueuePlan,
     check_plan,
@@ -24,7 +27,8 @@ from nomul.hw.circuits import ProductCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
-__all__ = ["random_levels", "random_network", "random_plan", "random_staircase", "with_widths"]
+__all__ = ["random_engine_plan", "random_levels", "random_network", "random_plan",
+           "random_staircase", "with_widths"]
 
 Rng = np.random.Generator
 
@@ -172,6 +176,23 @@ def random_plan(network: Network, seed: int) -> Plan:
     plan = replace(plan, queues=tuple(
         QueuePlan(source=source, reader=reader, depth=depth + int(rng.integers(0, 2)))
         for (source, reader), depth in needed.items()))
+    check_plan(plan, network)
+    return plan
+
+
+def random_engine_plan(network: Network, seed: int) -> Plan:
+    """Any legal plan with one engine."""
+    rng = np.random.default_rng([3, seed])
+    products, staircases = engine_circuits(network)
+    memories = [Storage.BLOCK, Storage.REGISTERED]
+    plan = Plan(
+        network=network.digest, layers=(),
+        input_lanes=int(rng.integers(1, min(4, prod(network.input.shape)) + 1)),
+        engine=EnginePlan(
+            lanes=int(rng.integers(1, 7)), product=products[rng.integers(len(products))],
+            staircase=staircases[rng.integers(len(staircases))],
+            products_in=[Storage.LOGIC, *memories][rng.integers(3)],
+            memories=memories[rng.integers(2)]))
     check_plan(plan, network)
     return plan
 

@@ -19,7 +19,7 @@ from typing import Any
 from nomul.compiler.emit import Emitted, verilog_digest
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals, plan_stages
+from nomul.compiler.plan import Plan, plan_interval, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
@@ -195,7 +195,7 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
         first_difference=stalled.first_difference or free.first_difference,
         latency=left[0] - free.entered[0] + 1,
         interval=(left[-1] - left[1]) // (len(left) - 2) if len(left) > 2 else 0,
-        ideal_interval=max(intervals(plan, network).values()), classes=classes.tolist(),
+        ideal_interval=plan_interval(plan, network), classes=classes.tolist(),
         accuracy=None if labels is None else float((classes == labels).mean()),
         golden_accuracy=None if labels is None else float((golden == labels).mean()),
         timeline=[entry for tap in free.taps.values() for entry in tap.timeline],
@@ -299,7 +299,7 @@ def _read_run(folder: Path, circuit: Emitted, vectors: Vectors, run: dict[str, A
 def _bench(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, count: int,
            folder: Path, seed: int, stall: float) -> dict[str, Any]:
     """What the bench inside the simulator needs to know, for both of its runs."""
-    interval = max(intervals(plan, network).values())
+    interval = plan_interval(plan, network)
     source, result = circuit.s_axis, circuit.m_axis
     beats = sum(stage.gives.beats for stage in plan_stages(plan, network).values())
     free_images = min(FREE_IMAGES, count)

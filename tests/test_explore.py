@@ -34,9 +34,11 @@ def test_the_front_holds_what_nothing_beats() -> None:
 def test_points_are_placed_kept_and_not_computed_again(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, seen = random_network(2), []
+    monkeypatch.setattr("nomul.explore.engine_lanes", lambda network: [2])
     found = explore(network, CHIP, tmp_path, points=2, seeds=1, jobs=1,
                     progress=lambda *step: seen.append(step[:3]))
-    assert len(found) == 2 and seen[-2:] == [("plans", 1, 2), ("plans", 2, 2)]
+    assert len(found) == 3 and seen[-2:] == [("plans", 2, 3), ("plans", 3, 3)]
+    assert [each.name for each in found].count("engine-2") == 1
     assert {stage for stage, *_ in seen} == {"estimates", "plans"}
     assert found[0].interval < found[1].interval
     for each in found:

@@ -13,11 +13,11 @@ from nomul.boards.targets import Target, target
 from nomul.boards.tools import RunFailure, Tool
 from nomul.boards.yosys import Counts
 from nomul.compiler.errors import FitError, PlanError, ToolError
-from nomul.compiler.network import Network
+from nomul.compiler.network import Argmax, Flatten, Network
 from nomul.compiler.plan import Plan, intervals
 from nomul.compiler.planner import Foldings, fold_for_interval
 from nomul.compiler.storage import load
-from nomul.sizing import estimate_plan, fastest_within
+from nomul.sizing import engine_lanes, estimate_plan, fastest_within
 
 ZOO = Path(__file__).parents[1] / "examples" / "zoo"
 CHIP = target("ice40-hx8k")
@@ -34,9 +34,11 @@ def lanes(plan: Plan) -> int:
     return sum(layer.outputs * layer.inputs for layer in plan.layers)
 
 
-def sizes(monkeypatch: pytest.MonkeyPatch, size: Size) -> list[Plan]:
+def sizes(monkeypatch: pytest.MonkeyPatch, size: Size, *, engines: bool = False) -> list[Plan]:
     """Let ``size`` say logic cells and block RAMs of a plan; returns those that were asked for."""
     asked: list[Plan] = []
+    if not engines:
+        monkeypatch.setattr(sizing, "engine_lanes", lambda network: [])
 
     def guess(network: Network, plan: Plan, chip: Target) -> Estimate:
         asked.append(plan)
@@ -90,6 +92,29 @@ def test_what_does_not_fit_is_said(digits: Network, monkeypatch: pytest.MonkeyPa
         fastest_within(digits, CHIP, max_cells=900)
     with pytest.raises(PlanError, match="at least 1, not 0"):
         fastest_within(digits, CHIP, max_cells=0)
+
+
+def test_an_engine_competes(digits: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def size(plan: Plan) -> tuple[int, int]:
+        return (300 + 10 * plan.engine.lanes if plan.engine else 2000), 4
+
+    asked = sizes(monkeypatch, size, engines=True)
+    chosen = fastest_within(digits, CHIP, max_cells=400)
+    assert chosen.best.plan.engine and chosen.best.plan.engine.lanes == 8
+    assert "the next faster one found" in chosen.limit and len(asked) < 8
+    assert str(chosen.best).startswith("an engine of 8 lanes: ")
+    with pytest.raises(FitError, match="about 310 logic cells of 300, 10 too many; one engine for "
+                       "all layers takes them"):
+        fastest_within(digits, CHIP, max_cells=300)
+    chosen = fastest_within(digits, CHIP, max_cells=4000)
+    assert not chosen.best.plan.engine and chosen.best.interval == 1
+
+
+def test_lanes_of_engines(digits: Network) -> None:
+    assert engine_lanes(digits) == [1, 2, 4, 8, 16, 32]
+    idle = Network(name="idle", layers=(digits.layers[0], Flatten(
+        name="flat", inputs=(digits.layers[0].name,)), Argmax(name="best", inputs=("flat",))))
+    assert engine_lanes(idle) == []
 
 
 def test_progress_ends(digits: Network, monkeypatch: pytest.MonkeyPatch) -> None:

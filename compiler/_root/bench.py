@@ -17,7 +17,7 @@ from nomul.compiler.emit import emit
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network, Weighted
-from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.plan import Plan, plan_interval
 from nomul.compiler.planner import fold_for_interval, make_plan, parse_folds
 from nomul.compiler.storage import load, load_provenance
 from nomul.images import load_images
@@ -111,7 +111,7 @@ def _measured_interval(network: Network, plan: Plan, data: str) -> int:
         result = simulate(network, plan, emit(network, plan), vectors)
         if result.mismatches:
             raise RuntimeError(f"{network.name} is not bit-exact: {result.first_difference}")
-        ideal = max(intervals(plan, network).values())
+        ideal = plan_interval(plan, network)
         if result.interval != ideal:
             print(f"note: interval {result.interval}, ideal {ideal}")
         _INTERVALS[key] = result.interval

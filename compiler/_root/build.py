@@ -26,7 +26,7 @@ from nomul.compiler.emit import Emitted, Port, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.files import new_folder
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals, load_plan, plan_json
+from nomul.compiler.plan import Plan, intervals, load_plan, plan_interval, plan_json
 from nomul.compiler.storage import load, load_provenance, save
 from nomul.images import Images
 from nomul.sim.vectors import Vectors, load_vectors, make_vectors, save_vectors
@@ -83,7 +83,7 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
                        for name in (NETWORK, PLAN, VECTORS, f"{network.name}.v")},
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
                       "taps": [asdict(tap) for tap in circuit.taps]},
-            "estimate": {"ideal_interval": max(cycles.values()), "layers": cycles,
+            "estimate": {"ideal_interval": plan_interval(plan, network), "layers": cycles,
                          "targets": {name: _estimate(guess)
                                      for name, guess in (estimates or {}).items()}},
             "vectors": {"source": vectors.source, "split": vectors.split,

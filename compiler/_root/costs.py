@@ -25,7 +25,7 @@ from nomul.boards.yosys import make_netlist
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals
+from nomul.compiler.plan import Plan, plan_interval
 from nomul.compiler.planner import fastest, fold_for_interval, make_plan
 from nomul.compiler.storage import load
 from nomul.tables import table, versions
@@ -148,7 +148,7 @@ def _corpus(zoo: Path) -> list[tuple[str, Network, str, Plan]]:
             folds, lanes = fastest(network) if interval is None else (
                 fold_for_interval(network, interval), 1)
             plan = make_plan(network, folds, input_lanes=lanes)
-            text = f"{max(intervals(plan, network).values()):,} cycles"
+            text = f"{plan_interval(plan, network):,} cycles"
             corpus.append((file.stem, network, text, plan))
     return corpus
 

@@ -19,9 +19,9 @@ from nomul.compiler.errors import DataError, FitError, PlanError, ToolError
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals, plan_json
-from nomul.compiler.planner import Foldings, input_lanes_for, make_plan
-from nomul.sizing import Sized, estimate_plan, fastest_within, registered
+from nomul.compiler.plan import Plan, plan_interval, plan_json
+from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
+from nomul.sizing import Sized, engine_lanes, estimate_plan, fastest_within, registered
 
 __all__ = ["Explored", "explore", "front", "plot"]
 
@@ -73,15 +73,17 @@ class Explored:
 def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, seeds: int = 1,
             clock_mhz: float | None = None, max_cells: int | None = None, jobs: int = -1,
             dask: str | None = None, progress: Progress | None = None) -> list[Explored]:
-    """Estimate, place and route plans between the smallest and the fastest one that fits.
+    """Estimate, place and route plans between the smallest and the fastest one that fits, and
+    engines of 1, 2, 4 and more lanes.
 
-    Each becomes ``plan-<cycles>.json`` in ``folder``, for ``nomul build --plan``; all figures are
-    in ``explore.json``. Points that are there from an earlier run are not computed again.
+    Each becomes ``plan-<cycles>.json`` or ``engine-<lanes>.json`` in ``folder``, for ``nomul build
+    --plan``; all figures are in ``explore.json``. Points that are there from an earlier run are not
+    computed again.
 
     Parameters
     ----------
     points : int
-        Plans; their intervals are spread evenly on a logarithmic scale.
+        Plans with a unit for each layer; their intervals are spread evenly on a logarithmic scale.
     seeds : int
         Placements of each; with 0 plans are only estimated.
     clock_mhz : float, optional
@@ -157,7 +159,9 @@ def _plans(network: Network, chip: Target, fastest: Sized, points: int) -> dict[
         option = min(options, key=lambda option: abs(math.log(option) - wanted))
         plan = make_plan(network, foldings.within(option), registered=registered(chip),
                          input_lanes=input_lanes_for(network, option))
-        plans[f"plan-{max(intervals(plan, network).values())}"] = plan
+        plans[f"plan-{plan_interval(plan, network)}"] = plan
+    for lanes in engine_lanes(network):
+        plans[f"engine-{lanes}"] = make_engine_plan(network, lanes, registered=registered(chip))
     return plans
 
 
@@ -209,7 +213,7 @@ def _measure(key: str, name: str, network: Network, plan: Plan, chip: Target, fo
     """One point; runs in a process of its own."""
     guess = estimate_plan(network, plan, chip)
     point: dict[str, Any] = {
-        "name": name, "interval": max(intervals(plan, network).values()), "clock_mhz": clock,
+        "name": name, "interval": plan_interval(plan, network), "clock_mhz": clock,
         "estimated_cells": guess.logic_cells, "estimated_lut4": guess.counts.lut4,
         "estimated_bram": guess.counts.bram}
     if guess.logic_cells > cells:

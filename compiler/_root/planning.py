@@ -46,6 +46,9 @@ _VECTOR_CODES = 4_000_000
               "many logic cells and the block RAM of the --target, by estimate.")
 @click.option("--fastest", is_flag=True, help="As many inferences as can be, with the fewest "
               "lanes; one a clock if all layers are dense ones, which are then unrolled.")
+@click.option("--engine", type=click.IntRange(1), metavar="LANES", help="One engine for all "
+              "layers, one after the other, instead of a unit for each: it computes so many "
+              "outputs at once.")
 @click.option("--input-lanes", type=int, help="Codes that enter at once.  [default: 1, or what "
               "--fps, --max-cells or --fastest need]")
 @click.option("--lean", is_flag=True, help="Take few block RAMs: constants in logic, one vector "
@@ -72,18 +75,21 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
       nomul build digits.nomul --fps 10000 --clock 48 -o build/paced
       nomul build digits.nomul --max-cells 1200 --target ice40-hx8k -o build/sized
       nomul build digits.nomul --fastest --target ecp5-25k -o build/unrolled
+      nomul build mnist.nomul --engine 8 --target ice40-up5k -o build/engine
     """
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
-    from nomul.compiler.plan import intervals, load_plan
+    from nomul.compiler.plan import intervals, load_plan, plan_interval
     from nomul.compiler.storage import load, load_provenance
     from nomul.sizing import registered
 
-    ways = ("fold", "fps", "max_cells", "fastest")
+    ways = ("fold", "fps", "max_cells", "fastest", "engine")
     if sum(given not in (None, False) for given in (
             plan_file, *(choice[way] for way in ways))) > 1:
-        raise click.UsageError("--fold, --plan, --fps, --max-cells and --fastest exclude each "
-                               "other; give one of them")
+        raise click.UsageError("--fold, --plan, --fps, --max-cells, --fastest and --engine exclude "
+                               "each other; give one of them")
+    if choice["engine"] and choice["lean"]:
+        raise click.UsageError("--lean is of plans with a unit for each layer; leave it out")
     if plan_file and any(choice[part] not in (None, False)
                          for part in ("lean", "input_lanes", "registered")):
         raise click.UsageError("--input-lanes, --lean and --registered are parts of the plan; "
@@ -112,17 +118,21 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
                         command=command_line())
 
     cycles, fps, clock = intervals(plan, network), choice["fps"], choice["clock"]
-    if fps is not None and max(cycles.values()) > clock * 1e6 / fps:
+    if fps is not None and plan_interval(plan, network) > clock * 1e6 / fps:
         slowest = max(cycles, key=lambda name: cycles[name])
         complain(f"note: {fps:g} inferences a second are not reached at {clock:g} MHz, because "
                   f"{slowest!r} takes {cycles[slowest]} cycles; see --input-lanes")
     rows: list[tuple[Any, ...]] = []
     for name, count in cycles.items():
         entry = next((e for e in plan.layers if e.name == name), None)
-        rows.append((name, f"{entry.outputs} x {entry.inputs}" if entry else None,
-                     entry.product.value if entry else None,
-                     entry.staircase.value if entry else None,
-                     entry.weights_in.value if entry else None, count))
+        if plan.engine:
+            rows.append((name, f"{plan.engine.lanes} x 1", plan.engine.product.value,
+                         plan.engine.staircase.value, plan.engine.memories.value, count))
+        elif entry:
+            rows.append((name, f"{entry.outputs} x {entry.inputs}", entry.product.value,
+                         entry.staircase.value, entry.weights_in.value, count))
+        else:
+            rows.append((name, None, None, None, None, count))
     print_table(f"{folder}: {network.name}, {len(built.vectors.images)} test vectors "
            f"({built.vectors.source} {built.vectors.split})",
            {"layer": False, "outputs x inputs": False, "products": False, "staircase": False,
@@ -131,10 +141,14 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
 
 
 def _paced(network: Network, *, fold: str | None, fps: float | None, clock: float, fastest: bool,
-           input_lanes: int | None, lean: bool, registered: bool, **_others: Any) -> Plan:
-    """The plan that ``--fold``, ``--fps`` or ``--fastest`` asks for."""
+           engine: int | None, input_lanes: int | None, lean: bool, registered: bool,
+           **_others: Any) -> Plan:
+    """The plan that ``--fold``, ``--fps``, ``--fastest`` or ``--engine`` asks for."""
     from nomul.compiler import planner
 
+    if engine:
+        return planner.make_engine_plan(network, engine, registered=registered,
+                                        input_lanes=input_lanes or 1)
     folds, lanes = planner.parse_folds(fold, network) if fold else {}, 1
     if fastest:
         folds, lanes = planner.fastest(network)

@@ -11,13 +11,15 @@ from nomul.boards.shell import PinShell
 from nomul.boards.targets import Family, Target
 from nomul.boards.tools import RunFailure, Tool, require
 from nomul.boards.yosys import GLUE
+from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import FitError, PlanError, ToolError
 from nomul.compiler.lower import lower
-from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals
-from nomul.compiler.planner import Foldings, input_lanes_for, make_plan
+from nomul.compiler.network import Conv2d, Network, Weighted
+from nomul.compiler.plan import Plan, plan_interval
+from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
 
-__all__ = ["Chosen", "Sized", "estimate_plan", "fastest_within", "registered", "sized"]
+__all__ = ["Chosen", "Sized", "engine_lanes", "estimate_plan", "fastest_within", "registered",
+           "sized", "sized_engine"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the estimates made, how many there may be, and the last one in words."""
@@ -47,8 +49,10 @@ class Sized:
         return {what: count for what, count in over.items() if count > 0}
 
     def __str__(self) -> str:
-        return (f"{self.interval:,} cycles, about {self.estimate.logic_cells:,} logic cells, "
-                f"{self.estimate.counts.bram} block RAMs")
+        engine = self.plan.engine
+        style = f"an engine of {engine.lanes} lanes: " if engine else ""
+        return (f"{style}{self.interval:,} cycles, about {self.estimate.logic_cells:,} logic "
+                f"cells, {self.estimate.counts.bram} block RAMs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,28 @@ def sized(network: Network, foldings: Foldings, chip: Target, interval: int, *,
     plan = make_plan(network, foldings.within(interval), lean=lean,
                      registered=registered(chip) if registers is None else registers,
                      input_lanes=input_lanes_for(network, interval))
-    return Sized(plan=plan, interval=max(intervals(plan, network).values()),
+    return Sized(plan=plan, interval=plan_interval(plan, network),
+                 estimate=estimate_plan(network, plan, chip))
+
+
+def engine_lanes(network: Network) -> list[int]:
+    """Numbers of lanes that are worth trying for an engine: powers of two, and as many as the layer
+    with the most outputs has. None if there is nothing for an engine to do."""
+    try:
+        engine_circuits(network)
+    except PlanError:
+        return []
+    most = max((layer.outputs // (layer.groups if isinstance(layer, Conv2d) else 1)
+                for layer in network.layers if isinstance(layer, Weighted)), default=1)
+    return [*(1 << n for n in range((most - 1).bit_length())), most]
+
+
+def sized_engine(network: Network, lanes: int, chip: Target, *, registers: bool | None = None,
+                 ) -> Sized:
+    """The plan with an engine of so many ``lanes``, and what it will take."""
+    plan = make_engine_plan(network, lanes,
+                            registered=registered(chip) if registers is None else registers)
+    return Sized(plan=plan, interval=plan_interval(plan, network),
                  estimate=estimate_plan(network, plan, chip))
 
 
@@ -104,7 +129,8 @@ def fastest_within(network: Network, chip: Target, *, max_cells: int | None = No
                    registers: bool | None = None, progress: Progress | None = None) -> Chosen:
     """The plan with the shortest interval that fits ``chip``, by estimate.
 
-    Where an ordinary plan takes more block RAM than there is, a lean one is tried.
+    Where an ordinary plan takes more block RAM than there is, a lean one is tried. An engine for
+    all layers competes with the units for each.
 
     Parameters
     ----------
@@ -123,42 +149,64 @@ def fastest_within(network: Network, chip: Target, *, max_cells: int | None = No
     if max_cells is not None and max_cells < 1:
         raise PlanError(f"plan: logic cells must be at least 1, not {max_cells}")
     cells = min(max_cells or chip.capacity.logic_cells, chip.capacity.logic_cells)
-    foldings = Foldings(network)
+    foldings, widths = Foldings(network), engine_lanes(network)
     options = foldings.intervals()
-    most, made = 2 * len(options).bit_length() + 4, 0
+    most, made = 2 * len(options).bit_length() + 4 + len(widths).bit_length() + 1, 0
 
-    def attempt(interval: int) -> tuple[Sized, dict[str, int]]:
+    def tried(found: Sized) -> tuple[Sized, dict[str, int]]:
         nonlocal made
+        made += 1
+        if progress:
+            progress(made, most, str(found))
+        return found, found.excess(cells, chip)
+
+    def pipeline(option: int) -> tuple[Sized, dict[str, int]]:
         for lean in (False, True):
-            found = sized(network, foldings, chip, interval, lean=lean, registers=registers)
-            made += 1
-            if progress:
-                progress(made, most, str(found))
-            excess = found.excess(cells, chip)
+            found, excess = tried(sized(network, foldings, chip, options[-1 - option], lean=lean,
+                                        registers=registers))
             if "block RAMs" not in excess:
                 break
         return found, excess
 
-    best, excess = attempt(options[-1])
+    def engine(option: int) -> tuple[Sized, dict[str, int]]:
+        return tried(sized_engine(network, widths[option], chip, registers=registers))
+
+    # The fastest pipeline is tried by itself: unrolled, it may be smaller than slower ones.
+    tries = [_largest(pipeline, len(options), last=True)]
+    if widths:
+        tries.append(_largest(engine, len(widths), last=False))
+    found = [chosen for _, chosen in tries if chosen is not None]
+    if not found:
+        smallest = min((first for first, _ in tries), key=lambda first: max(
+            first.estimate.logic_cells / cells, first.estimate.counts.bram / chip.capacity.bram))
+        raise _does_not_fit(network, chip, cells, smallest, smallest.excess(cells, chip))
+    chosen = min(found, key=lambda chosen: chosen.best.interval)
+    if progress:
+        progress(most, most, str(chosen.best))
+    return chosen
+
+
+def _largest(attempt: Callable[[int], tuple[Sized, dict[str, int]]], count: int, *, last: bool,
+             ) -> tuple[Sized, Chosen | None]:
+    """The first of ``count`` options, and the largest one that fits, as far as halving finds it;
+    the ``last`` one of all is tried by itself."""
+    first, excess = attempt(0)
     if excess:
-        raise _does_not_fit(network, chip, cells, best, excess)
-    # All intervals from `slow` on fit, as far as is known; none up to `fast` does. The fastest
-    # plan is tried by itself: unrolled, it may be smaller than slower ones.
-    fast, slow, limit = -1, len(options) - 1, "no faster one exists"
-    middle = 0
-    while slow - fast > 1:
-        found, excess = attempt(options[middle])
+        return first, None
+    # All options up to `fits` fit, as far as is known; none from `over` on does.
+    best, fits, over, limit = first, 0, count, "no faster one exists"
+    option = count - 1 if last else count // 2
+    while over - fits > 1:
+        found, excess = attempt(option)
         if excess:
-            fast = middle
+            over = option
             limit = (f"the next faster one found ({found.interval:,} cycles) needs "
                      + " and ".join(f"about {count:,} {what} more"
                                     for what, count in excess.items()))
         else:
-            slow, best = middle, found
-        middle = (fast + slow) // 2
-    if progress:
-        progress(most, most, str(best))
-    return Chosen(best=best, limit=limit)
+            fits, best = option, found
+        option = (fits + over) // 2
+    return first, Chosen(best=best, limit=limit)
 
 
 def _does_not_fit(network: Network, chip: Target, cells: int, smallest: Sized,
@@ -168,8 +216,10 @@ def _does_not_fit(network: Network, chip: Target, cells: int, smallest: Sized,
     layers = {name: counts for name, counts in smallest.estimate.layers.items() if name != GLUE}
     largest = max(layers, key=lambda name: (
         layers[name].bram if "block RAMs" in excess else layers[name].lut4))
+    blame = ("one engine for all layers takes them" if smallest.plan.engine
+             else f"layer '{largest}' takes most of them")
     return FitError(
         f"network '{network.name}' does not fit {chip.name}: its smallest plan needs "
         + " and ".join(f"about {needs[what][0]:,} {what} of {needs[what][1]:,}, {count:,} too many"
                        for what, count in excess.items())
-        + f"; layer '{largest}' takes most of them; use a larger chip, or a smaller network")
+        + f"; {blame}; use a larger chip, or a smaller network")

@@ -11,7 +11,7 @@ from torch import nn
 from nomul.compiler.network import Network
 from nomul.compiler.quantize.constraints import Constraint, Fixed
 from nomul.compiler.quantize.convert import quantize_model
-from nomul.compiler.quantize.course import Course
+from nomul.compiler.quantize.course import Course, cosine
 
 __all__ = ["FloatMethod", "LutqMethod", "Method", "UniformMethod", "converted", "trained"]
 
@@ -63,8 +63,13 @@ def converted(course: Course, teacher: nn.Module, constraint: Constraint, *,
 
 
 def trained(course: Course, teacher: nn.Module, model: nn.Module, stage: str) -> nn.Module:
-    """``model``, trained in place with the scores of ``teacher`` at the recipe's rate."""
-    course.learn(stage, model, course.distillation_loss(teacher, model), course.recipe.rate)
+    """``model``, trained in place with the scores of ``teacher`` in the recipe's cycles."""
+    recipe = course.recipe
+
+    def share(done: float) -> float:
+        return cosine(done * recipe.cycles % 1, recipe.warmup)
+
+    course.learn(stage, model, course.distillation_loss(teacher, model), recipe.rate, share=share)
     return model
 
 

@@ -81,7 +81,10 @@ class Recipe:
     momentum : float
         Of stochastic gradient descent (Nesterov's); 0 takes Adam.
     warmup : float
-        Share of each training in which the learning rate rises.
+        Share of each training, or of each of its cycles, in which the learning rate rises.
+    cycles : int
+        How often the learning rate of LUT-Q's training rises and falls: a warm restart after each
+        cosine (Loshchilov and Hutter, arXiv 1608.03983).
     settled : float
         Share of LUT-Q's training at whose end dictionaries stay as they are, and so do the
         powers of two that normalizations multiply with.
@@ -117,6 +120,7 @@ class Recipe:
     iterations: int = 1
     momentum: float = 0.0
     warmup: float = 0.0
+    cycles: int = 1
     settled: float = 0.0
     calibration: int = 2048
     accelerate: bool = False
@@ -170,7 +174,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=5e-4, warmup=0.03,
            label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,
            calibration=256, checkpoint_every=1, threads=1, accelerate=True, mixed=True,
-           settled=0.95, augmentation=CropAndFlip(crop=4, flip=True)),
+           settled=0.975, cycles=2, augmentation=CropAndFlip(crop=4, flip=True)),
     Recipe(name="cifar10_mobile", dataset="cifar10", model=mobile_net, activation_bits=4,
            epochs=160, batch=128, float_rate=0.1, rate=0.02, weight_decay=1e-4, warmup=0.03,
            label_smoothing=0.0, distillation=0.5, norm=Norm.POWER_OF_TWO, momentum=0.9,

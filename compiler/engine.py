@@ -1,0 +1,422 @@
+"""A network as the tasks of one engine: where codes lie, what is multiplied, added and compared."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+from amaranth.hdl import Shape
+
+from nomul.compiler.circuits import shift_clip_terms, sum_terms, threshold_rows
+from nomul.compiler.errors import PlanError
+from nomul.compiler.flow import hardware_readers, hardware_source, window_of
+from nomul.compiler.layers import (
+    Add,
+    Argmax,
+    Conv2d,
+    Dense,
+    Input,
+    Layer,
+    MaxPool,
+    PixelEmbedding,
+)
+from nomul.compiler.network import Network
+from nomul.compiler.values import Codes, Integers, Ints, Staircase
+from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.product import shift_add_slopes
+from nomul.hw.shapes import signed_range
+from nomul.hw.stream import beats
+from nomul.hw.tasks import Constant, Padding, Task
+
+__all__ = ["Program", "engine_circuits", "engine_layers", "front", "program"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """The integers of one layer: ``sum + offset`` is what it adds up, in steps of ``unit``.
+
+    Parameters
+    ----------
+    products : array of int, shape [entries, codes]
+    assignment : array of int, shape [outputs, terms]
+    low, high : array of int, shape [outputs]
+        Lowest and highest sum.
+    offsets : array of int, shape [outputs]
+        Zero where there is a staircase.
+    staircase : Staircase or None
+        Of the sums, without offset and unit; None leaves them as they are.
+    """
+
+    products: Ints
+    assignment: Ints
+    low: Ints
+    high: Ints
+    offsets: Ints
+    staircase: Staircase | None
+
+
+def _work(network: Network, layer: Layer) -> _Work:
+    """What ``layer`` looks up and adds up."""
+    wire = _coded(network, layer)
+    if isinstance(layer, MaxPool):
+        channels, codes = wire.shape[-1], len(wire.levels)
+        zeros = np.zeros(channels, dtype=np.int64)
+        return _Work(products=np.arange(codes)[None], low=zeros, high=zeros + codes - 1,
+                     assignment=np.zeros((channels, prod(layer.window.kernel)), dtype=np.int64),
+                     offsets=zeros, staircase=_identity(wire))
+    if isinstance(layer, PixelEmbedding):
+        tables, _, depth = layer.table.shape
+        channels = wire.shape[-1]
+        products = layer.table.transpose(0, 2, 1).reshape(tables * depth, -1)
+        entries = np.broadcast_to(np.arange(tables * depth).reshape(tables, depth),
+                                  (channels, depth)).reshape(-1, 1)
+        reached = products[entries[:, 0]]
+        output = network.wires[layer.name]
+        assert isinstance(output, Codes)
+        return _Work(products=products, assignment=entries, low=reached.min(axis=1),
+                     high=reached.max(axis=1), staircase=_identity(output),
+                     offsets=np.zeros(len(entries), dtype=np.int64))
+    terms = sum_terms(network, layer)
+    products, assignment = terms.products, terms.assignment
+    staircase: Staircase | None = getattr(layer, "staircase", None)
+    if isinstance(layer, Add):
+        tables = [(w.levels.values - w.levels.values[0]) << shift for w, shift in
+                  zip(network.reads(layer), layer.shifts, strict=True) if isinstance(w, Codes)]
+        codes = max(map(len, tables))
+        # Codes that the narrower branch does not have go on evenly.
+        products = np.stack([np.concatenate([table, table[-1] + (table[-1] - table[-2])
+                                             * np.arange(1, codes - len(table) + 1)])
+                             for table in tables])
+        assignment = np.broadcast_to([0, 1], (wire.shape[-1], 2))
+        first = sum(int(w.levels.values[0]) << shift for w, shift in
+                    zip(network.reads(layer), layer.shifts, strict=True) if isinstance(w, Codes))
+        terms = replace(terms, offsets=terms.offsets + first, low=terms.low - first,
+                        high=terms.high - first)
+    elif isinstance(layer, Dense) and layer.corrections is not None:
+        weights, index = np.unique(layer.weights, return_inverse=True)
+        products = np.outer(weights, wire.levels.values - wire.levels.values[0])
+        assignment = index.reshape(layer.weights.shape)
+    if staircase is None:
+        return _Work(products=products, assignment=assignment, low=terms.low, high=terms.high,
+                     offsets=terms.offsets, staircase=None)
+    unit = max(1, int(np.gcd.reduce(products, axis=None)))
+    return _Work(products=products // unit, assignment=assignment, low=terms.low // unit,
+                 high=terms.high // unit, offsets=np.zeros_like(terms.offsets),
+                 staircase=_moved(staircase, terms.offsets, unit))
+
+
+def _coded(network: Network, layer: Layer) -> Codes:
+    wire = network.reads(layer)[0]
+    assert isinstance(wire, Codes)
+    return wire
+
+
+def _identity(wire: Codes) -> Staircase:
+    """Codes as they are."""
+    return Staircase(thresholds=np.arange(1, len(wire.levels))[None], levels=wire.levels)
+
+
+def _moved(staircase: Staircase, offsets: Ints, unit: int) -> Staircase:
+    """``staircase`` for sums in steps of ``unit`` that lack their ``offsets``."""
+    rows = len(offsets) if np.ptp(offsets) or len(staircase.thresholds) > 1 else 1
+    directions = np.broadcast_to(staircase.directions, rows)
+    moved = staircase.thresholds - offsets[:rows, None]
+    return Staircase(
+        thresholds=np.where(directions[:, None] > 0, -(-moved // unit), moved // unit),
+        levels=staircase.levels, directions=directions,
+        constants=np.broadcast_to(staircase.constants, rows))
+
+
+def front(network: Network) -> PixelEmbedding | None:
+    """The embedding that images pass before they reach the engine, if there is one that nothing
+    passes by."""
+    first = hardware_readers(network)[network.layers[0].name]
+    layer = network[first[0]] if len(first) == 1 else None
+    return layer if isinstance(layer, PixelEmbedding) else None
+
+
+def engine_layers(network: Network) -> list[Layer]:
+    """The layers that an engine works on, in order; `PlanError` if there is none."""
+    last = network.layers[-1]
+    needed = {hardware_source(network, last.inputs[0] if isinstance(last, Argmax) else last.name)}
+    embedding = front(network)
+    layers: list[Layer] = []
+    for layer in reversed(network.layers):
+        if layer.name in needed and not isinstance(layer, Input) and layer is not embedding:
+            layers.insert(0, layer)
+            needed |= {hardware_source(network, name) for name in layer.inputs}
+    if not layers:
+        raise PlanError(f"plan: network {network.name!r} must have a layer that adds up or takes "
+                        "the largest for an engine to work on; build it without --engine")
+    return layers
+
+
+def engine_circuits(network: Network,
+                    ) -> tuple[list[ProductCircuit], list[StaircaseCircuit]]:
+    """Circuits that give exactly the bits of all layers, the smallest first."""
+    works = [_work(network, layer) for layer in engine_layers(network)]
+    products = [ProductCircuit.TABLE]
+    if all(shift_add_slopes(work.products.tolist()) is not None for work in works):
+        products.insert(0, ProductCircuit.SHIFT_ADD)
+    staircases = [StaircaseCircuit.SEARCH]
+    if all(work.staircase is None or shift_clip_terms(work.staircase, work.low, work.high)
+           for work in works):
+        staircases.insert(0, StaircaseCircuit.SHIFT_CLIP)
+    return products, staircases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What `nomul.hw.engine.Engine` is told, in plain integers.
+
+    Parameters
+    ----------
+    layers : tuple of str
+        The layer of each task.
+    tasks : tuple of Task
+    words : array of int, shape [words, lanes]
+        Entries of the products.
+    table : array of int
+        Products: shape [rows, entries], or of shift-add [entries, codes].
+    constants : tuple of Constant
+    thresholds : array of int, shape [rows, codes - 1], or None
+    code_shape, image_shape, acc_shape, sum_shape, result_shape : Shape
+    image_length, depth : int
+        Codes of an image, and of the memory between tasks.
+    raw : bool
+        Whether results are sums.
+    """
+
+    layers: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    words: Ints
+    table: Ints
+    constants: tuple[Constant, ...]
+    thresholds: Ints | None
+    code_shape: Shape
+    image_shape: Shape
+    acc_shape: Shape
+    sum_shape: Shape
+    result_shape: Shape
+    image_length: int
+    depth: int
+    raw: bool
+
+    @property
+    def search_bits(self) -> int:
+        """Steps of a binary search for a code; 0 if codes come from shifts."""
+        return 0 if self.thresholds is None else int(self.thresholds.shape[1]).bit_length()
+
+
+def program(network: Network, *, lanes: int, product: ProductCircuit,
+            staircase: StaircaseCircuit) -> Program:
+    """What an engine of so many ``lanes`` does for ``network``.
+
+    Circuits must be among its `engine_circuits`.
+
+    Raises
+    ------
+    PlanError
+        If no layer is left for an engine.
+    """
+    layers = engine_layers(network)
+    works = [_work(network, layer) for layer in layers]
+    image = front(network) or network.layers[0]
+    entrance = network.wires[image.name]
+    assert isinstance(entrance, Codes)
+    places, depth = _places(network, layers, image)
+    words, starts, again = _words(layers, works, lanes)
+    table, entries, rows = (_slopes if product is ProductCircuit.SHIFT_ADD else _rows)(
+        works, [len(_coded(network, layer).levels) for layer in layers])
+    constants, firsts, thresholds, low, high = _constants(works, staircase)
+    last_reader = max(n for n, layer in enumerate(layers) if image.name in _sources(network, layer))
+
+    tasks = []
+    for n, (layer, work) in enumerate(zip(layers, works, strict=True)):
+        wire, sources = _coded(network, layer), _sources(network, layer)
+        loops, origin, outputs, padding = _loops(network, layer, wire, lanes,
+                                                 [places[name] for name in sources])
+        tasks.append(Task(
+            loops=loops, origin=origin, outputs=outputs, padding=padding, weights=starts[n],
+            again=again[n], table=rows[n], constants=firsts[n][0], shared=firsts[n][1],
+            highest=len(work.staircase.levels) - 1 if work.staircase else 0,
+            target=places.get(layer.name), largest=isinstance(layer, MaxPool),
+            reads_image=image.name in sources, frees_image=n == last_reader))
+    result = network.wires[layers[-1].name]
+    codes = [w.levels.bits for w in network.wires.values() if isinstance(w, Codes)]
+    return Program(
+        layers=tuple(layer.name for layer in layers), tasks=tuple(tasks),
+        words=np.concatenate([entries[n][word] for n, word in enumerate(words)]), table=table,
+        constants=tuple(constants), thresholds=thresholds,
+        code_shape=Shape(max(codes)), image_shape=Shape(entrance.levels.bits),
+        acc_shape=signed_range(min(min(0, int(w.low.min())) for w in works),
+                               max(max(0, int(w.high.max())) for w in works)),
+        sum_shape=signed_range(low, high),
+        result_shape=(signed_range(result.low, result.high) if isinstance(result, Integers)
+                      else Shape(result.levels.bits)),
+        image_length=prod(entrance.shape), depth=depth, raw=isinstance(result, Integers))
+
+
+def _sources(network: Network, layer: Layer) -> list[str]:
+    return [hardware_source(network, name) for name in layer.inputs]
+
+
+def _places(network: Network, layers: Sequence[Layer], image: Layer,
+            ) -> tuple[dict[str, int], int]:
+    """Where the codes of each layer lie while some task reads them, and how many there are room
+    for: the largest ones find their place first. The image lies beyond."""
+    lives = {}
+    for n, layer in enumerate(layers[:-1]):
+        readers = [k for k, other in enumerate(layers) if layer.name in _sources(network, other)]
+        lives[layer.name] = (n, max(readers), prod(network.wires[layer.name].shape))
+    places: dict[str, int] = {}
+    for name in sorted(lives, key=lambda name: (-lives[name][2], lives[name][0])):
+        born, dies, size = lives[name]
+        taken = sorted((places[other], places[other] + lives[other][2]) for other in places
+                       if lives[other][0] <= dies and born <= lives[other][1])
+        place = 0
+        for first, end in taken:
+            if place + size <= first:
+                break
+            place = max(place, end)
+        places[name] = place
+    depth = max((places[name] + lives[name][2] for name in places), default=0)
+    length = prod(network.wires[image.name].shape)
+    places[image.name] = 1 << max(1, (max(depth, length) - 1).bit_length())
+    return places, depth
+
+
+def _loops(network: Network, layer: Layer, wire: Codes, lanes: int, places: Sequence[int],
+           ) -> tuple[tuple[tuple[int, int], ...], int, int, Padding | None]:
+    """Loops of a layer whose inputs lie at ``places``, its first address, outputs of a group, and
+    its padding."""
+    place, channels = places[0], wire.shape[-1]
+    once, pixels = (1, 0), prod(wire.shape) // channels
+    if isinstance(layer, Dense):
+        passes = (beats(layer.outputs, lanes), 0)
+        return ((layer.fan_in, 1), once, once, passes, once, once, once), place, layer.outputs, None
+    if isinstance(layer, Add):
+        return (((2, places[1] - place), once, once, once, (channels, 1), (pixels, channels), once),
+                place, 1, None)
+    if isinstance(layer, PixelEmbedding):
+        depth = layer.table.shape[2]
+        return ((once, once, once, (beats(depth, lanes), 0), (channels, 1), (pixels, channels),
+                 once), place, depth, None)
+    window = window_of(layer, wire)
+    groups, outputs = channels, 1
+    if isinstance(layer, Conv2d):
+        groups, outputs = layer.groups, layer.outputs // layer.groups
+    height, width, _ = wire.shape
+    down, across = window.positions(height, width)
+    each, line, (top, left, *_) = channels // groups, width * channels, window.padding
+    loops = ((each, 1), (window.kernel[1], channels), (window.kernel[0], line),
+             (beats(outputs, lanes), 0), (groups, each), (across, window.stride * channels),
+             (down, window.stride * line))
+    padding = None
+    if any(window.padding):
+        padding = Padding(height=height, width=width, top=top, left=left, stride=window.stride,
+                          code=0 if isinstance(layer, MaxPool) else wire.levels.zero or 0)
+    return loops, place - top * line - left * channels, outputs, padding
+
+
+def _words(layers: Sequence[Layer], works: Sequence[_Work], lanes: int,
+           ) -> tuple[list[Ints], list[int], list[bool]]:
+    """Weights of each layer as words, where they begin, and whether each pass has the same ones."""
+    words: list[Ints] = []
+    starts, again = [0], []
+    for layer, work in zip(layers, works, strict=True):
+        assignment = work.assignment
+        groups = _groups(layer, assignment)
+        again.append(len(assignment) > 1 and len(assignment) == groups
+                     and bool((assignment == assignment[0]).all()))
+        if again[-1]:
+            assignment, groups = assignment[:1], 1
+        rows = assignment.reshape(groups, -1, assignment.shape[1])
+        passes = beats(rows.shape[1], lanes)
+        padded = np.zeros((groups, passes * lanes, rows.shape[2]), dtype=np.int64)
+        padded[:, :rows.shape[1]] = rows
+        words.append(padded.reshape(groups, passes, lanes, -1).swapaxes(2, 3).reshape(-1, lanes))
+        starts.append(starts[-1] + len(words[-1]))
+    return words, starts[:-1], again
+
+
+def _groups(layer: Layer, assignment: Ints) -> int:
+    """Groups of outputs that read inputs of their own."""
+    if isinstance(layer, Dense):
+        return 1
+    if isinstance(layer, Conv2d):
+        return layer.groups
+    if isinstance(layer, PixelEmbedding):
+        return int(assignment.shape[0] // layer.table.shape[2])
+    return int(assignment.shape[0])
+
+
+def _slopes(works: Sequence[_Work], codes: Sequence[int]) -> tuple[Ints, list[Ints], list[int]]:
+    """Products that are a slope times the code: one table for all layers, for each layer its
+    entries in that, and what is added to codes: nothing."""
+    slopes = [work.products[:, 1] for work in works]
+    union, index = np.unique(np.concatenate(slopes), return_inverse=True)
+    ends = np.cumsum([len(each) for each in slopes])
+    return (np.outer(union, np.arange(max(codes))), np.split(index.reshape(-1), ends[:-1]),
+            [0] * len(works))
+
+
+def _rows(works: Sequence[_Work], codes: Sequence[int]) -> tuple[Ints, list[Ints], list[int]]:
+    """Any products: a row for each code of each layer, and an entry for each of its weights."""
+    width = max(len(work.products) for work in works)
+    blocks: dict[bytes, int] = {}
+    table: list[Ints] = []
+    firsts = []
+    for work in works:
+        block = np.zeros((work.products.shape[1], width), dtype=np.int64)
+        block[:, :len(work.products)] = work.products.T
+        if block.tobytes() not in blocks:
+            blocks[block.tobytes()] = sum(map(len, table))
+            table.append(block)
+        firsts.append(blocks[block.tobytes()])
+    return np.concatenate(table), [np.arange(len(work.products)) for work in works], firsts
+
+
+def _constants(works: Sequence[_Work], staircase: StaircaseCircuit,
+               ) -> tuple[list[Constant], list[tuple[int, bool]], Ints | None, int, int]:
+    """What becomes of the sums of each layer; where its constants begin and whether its outputs
+    share one; rows of thresholds; and the lowest and highest number that meets them."""
+    search = staircase is StaircaseCircuit.SEARCH
+    codes = max((len(work.staircase.levels) for work in works if work.staircase), default=2)
+    thresholds: dict[tuple[int, ...], int] = {}
+    constants: list[Constant] = []
+    firsts = []
+    low = high = 0
+    for work in works:
+        if work.staircase is None:
+            rows = [Constant(offset=offset, negate=False, which=0)
+                    for offset in work.offsets.tolist()]
+        elif search:
+            rows = []
+            for row, falls in zip(*threshold_rows(work.staircase, work.offsets,
+                                                  int(work.low.min()), int(work.high.max())),
+                                  strict=True):
+                rising = (-row[::-1] if falls else row).tolist()
+                spaced = tuple(t - rising[0] for t in rising)
+                high = max(high, spaced[-1])
+                rows.append(Constant(offset=-rising[0], negate=falls,
+                                     which=thresholds.setdefault(spaced, len(thresholds))))
+        else:
+            terms = shift_clip_terms(work.staircase, work.low, work.high)
+            assert terms is not None, "the plan is checked"
+            rows = [Constant(offset=offset, negate=bool(negate), which=shift)
+                    for offset, negate, shift in zip(terms.offsets.tolist(), terms.negate.tolist(),
+                                                     terms.shifts.tolist(), strict=True)]
+        for row in rows:
+            ends = [(-1 if row.negate else 1) * int(end) + row.offset
+                    for end in (work.low.min(), work.high.max())]
+            low, high = min(low, *ends), max(high, *ends)
+        shared = len(set(rows)) == 1
+        firsts.append((len(constants), shared))
+        constants += rows[:1] if shared else rows
+    if not search:
+        return constants, firsts, None, low, high
+    never = high + 1
+    filled = [[*row, *[never] * (codes - 1 - len(row))] for row in thresholds] or [[never]]
+    return constants, firsts, np.array(filled), low, high

@@ -1,0 +1,106 @@
+# amaranth: UnusedElaboratable=no
+"""The engine by itself: what it refuses, and that its output keeps the stream rules."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from amaranth.hdl import Module, Shape, signed, unsigned
+
+from nomul.hw.engine import Engine, SharedProducts
+from nomul.hw.product import ShiftAddProducts
+from nomul.hw.table import Storage
+from nomul.hw.tasks import Constant, Task
+from nomul.sim.bench import transfer
+from nomul.sim.formal import prove_streams
+
+ONCE = (1, 0)
+LAST = Task(loops=((2, 1), ONCE, ONCE, (2, 0), ONCE, ONCE, ONCE), origin=2, outputs=2, weights=0,
+            again=False, table=0, constants=0, shared=False, highest=0, target=None,
+            reads_image=True, frees_image=True)
+
+
+def engine(**changes: Any) -> Engine:
+    """Two dot products of two codes: 3 a - b + 5 and a + 4 b - 2, by one lane."""
+    options: dict[str, Any] = {
+        "tasks": [LAST], "words": [[0], [1], [2], [3]],
+        "products": SharedProducts([[0] * 4, [3, -1, 1, 4]], lanes=1, storage=Storage.LOGIC),
+        "constants": [Constant(offset=5, negate=False, which=0),
+                      Constant(offset=-2, negate=False, which=0)],
+        "thresholds": None, "code_shape": 1, "image_shape": 1, "image_length": 2, "depth": 0,
+        "acc_shape": signed(4), "sum_shape": signed(5), "o_shape": signed(5), "raw": True,
+        "storage": Storage.BLOCK, **changes}
+    return Engine(options.pop("tasks"), **options)
+
+
+def test_two_dot_products() -> None:
+    images = [(a, b) for a in (0, 1) for b in (0, 1)]
+    got = transfer(engine(), [[code] for image in images for code in image], 8, seed=1)
+    expected = [v for a, b in images for v in (3 * a - b + 5, a + 4 * b - 2)]
+    assert [beat[0] for beat in got] == expected
+
+
+def test_shared_products_need_a_table() -> None:
+    for table in ([], [[]], [[1], [1, 2]]):
+        with pytest.raises(ValueError, match="at least one row and one column"):
+            SharedProducts(table, lanes=1, storage=Storage.LOGIC)
+    with pytest.raises(ValueError, match="Lanes must be at least 1, not 0"):
+        SharedProducts([[1]], lanes=0, storage=Storage.LOGIC)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"tasks": []}, "at least one task, one word of weights, one constant"),
+    ({"words": [[0, 1]]}, "must be of 1 lanes"),
+    ({"tasks": [replace(LAST, target=0)]}, "Results of the last task must leave"),
+    ({"tasks": [replace(LAST, frees_image=False)]}, "One task must be the last that reads"),
+    ({"storage": Storage.LOGIC}, "must be block or registered, not logic"),
+    ({"thresholds": [[1], [1, 2]]}, "rows? of thresholds, all of one length"),
+])
+def test_wrong_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine(**changes)
+
+
+def test_a_task_has_seven_loops() -> None:
+    with pytest.raises(ValueError, match="must have 7 loops of at least one turn"):
+        replace(LAST, loops=LAST.loops[:6])
+    with pytest.raises(ValueError, match="must have 7 loops of at least one turn"):
+        replace(LAST, loops=((0, 1), *LAST.loops[1:]))
+
+
+@pytest.mark.formal
+def test_results_hold_while_they_are_stalled(tmp_path: Path) -> None:
+    assert prove_streams(engine(), tmp_path, depth=3)
+
+
+class Leaky(Engine):
+    """An engine whose result changes when the next one is ready."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = super().elaborate(platform)
+        assert isinstance(m, Module)
+        m.d.comb += self.o.payload[0].eq(m.submodules.products.products[0][0])
+        return m
+
+
+@pytest.mark.formal
+def test_the_proof_can_fail(tmp_path: Path) -> None:
+    assert not prove_streams(_leaky(), tmp_path, depth=3)
+
+
+def _leaky() -> Engine:
+    whole = engine()
+    return Leaky(whole.tasks, words=whole.words, products=whole.products,
+                 constants=whole.constants, thresholds=None, code_shape=whole.code_shape,
+                 image_shape=whole.image_shape, image_length=2, depth=0,
+                 acc_shape=whole.acc_shape, sum_shape=whole.sum_shape, o_shape=whole.o_shape,
+                 raw=True, storage=Storage.BLOCK)
+
+
+def test_slopes_are_shifts() -> None:
+    products = ShiftAddProducts([[0, -2], [0, 1], [0, 4], [0, 0]], lanes=1, inputs=1)
+    got = transfer(engine(products=products), [[1], [1]], 2, seed=2)
+    assert [beat[0] for beat in got] == [-2 + 1 + 5, 4 + 0 - 2]
+    assert Shape.cast(products.code_shape) == unsigned(1)
