@@ -51,6 +51,7 @@ bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 	$(BIN)/python -m nomul.lanes docs
 	$(BIN)/python -m nomul.costs docs
+	$(BIN)/python -m nomul.engines docs
 	$(BIN)/python -m nomul.peers docs
 	$(BIN)/python -m nomul.bench docs
 

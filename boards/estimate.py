@@ -39,6 +39,7 @@ _LIBRARIES = {
 
 # Cells that hold memory or multiply, by how their type begins or what it contains.
 _BLOCK_RAM = ("$__ICE40_RAM4K", "$__DP16KD", "$__PDPW16KD")
+_SINGLE_PORT_RAM = "$__ICE40_SPRAM"
 _DISTRIBUTED_RAM = ("$__TRELLIS_DPR16X4",)
 _MULTIPLIER = ("$__MUL", "$mul", "SB_MAC16", "MULT18X18D")
 _INVERSE = str.maketrans("01", "10")
@@ -112,7 +113,7 @@ def features(component: wiring.Component, network: str, chip: Target,
 
     Parameters and errors are those of `estimate`.
     """
-    text, layers = kept_layers(component, network)
+    text, layers = kept_layers(component, network, chip)
     (folder / "coarse.il").write_text(text)
     (folder / "coarse.ys").write_text("\n".join((
         "read_rtlil coarse.il",
@@ -136,7 +137,7 @@ def _sums(weights: Weights, found: Features) -> dict[str, float]:
 def _counts(sums: Mapping[str, float], found: Features) -> Counts:
     return Counts(lut4=round(sums["lut4"]), carry=round(sums["carry"]), ff=round(sums["ff"]),
                   bram=found.get("bram", 0), lutram=found.get("lutram", 0),
-                  dsp=found.get("dsp", 0))
+                  dsp=found.get("dsp", 0), spram=found.get("spram", 0))
 
 
 def _features(module: Mapping[str, Any]) -> Counter[str]:
@@ -153,6 +154,8 @@ def _count(kind: str, parameters: Mapping[str, Any], pins: Mapping[str, list[Any
         found["ff"] += len(pins["Q"])
     elif kind.startswith(_BLOCK_RAM):
         found["bram"] += 1
+    elif kind.startswith(_SINGLE_PORT_RAM):
+        found["spram"] += 1
     elif kind.startswith(_DISTRIBUTED_RAM):
         found["lutram"] += 1
     elif kind.startswith(_MULTIPLIER):

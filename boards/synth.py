@@ -196,6 +196,7 @@ def _check_fit(name: str, target: Target, netlist: Netlist) -> None:
                   ("flip-flops", netlist.counts.ff, capacity.logic_cells),
                   ("block RAMs", netlist.counts.bram, capacity.bram),
                   ("multiplier blocks", netlist.counts.dsp, capacity.dsp),
+                  ("SPRAMs", netlist.counts.spram, capacity.spram),
                   ("pins", netlist.pins, capacity.pins),
               ) if needed > available]
     if excess:

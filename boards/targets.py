@@ -32,6 +32,8 @@ class Capacity:
         Multiplier blocks: ``SB_MAC16`` or ``MULT18X18D``.
     pins : int
         Pins of the package that a design may use.
+    spram : int
+        Single-port memories of 16,384 x 16 bits that no bitstream fills: ``SB_SPRAM256KA``.
     """
 
     logic_cells: int
@@ -39,6 +41,7 @@ class Capacity:
     bram_block_bits: int
     dsp: int
     pins: int
+    spram: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ TARGETS = {chip.name: chip for chip in (
     _ice40("ice40-hx8k", "hx8k", "ct256", "-device hx", 100.0,
            logic_cells=7680, bram=32, dsp=0, pins=206),
     _ice40("ice40-up5k", "up5k", "sg48", "-device u -dsp", 48.0,
-           logic_cells=5280, bram=30, dsp=8, pins=39),
+           logic_cells=5280, bram=30, dsp=8, pins=39, spram=4),
     _ecp5("25k", logic_cells=24288, bram=56, dsp=28, pins=197),
     _ecp5("45k", logic_cells=43848, bram=108, dsp=72, pins=203),
     _ecp5("85k", logic_cells=83640, bram=208, dsp=156, pins=205),

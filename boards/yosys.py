@@ -75,6 +75,8 @@ class Counts:
         Distributed RAMs of 16 x 4 bits: ``TRELLIS_DPR16X4``; iCE40 has none.
     dsp : int
         Multiplier blocks: ``SB_MAC16`` or ``MULT18X18D``.
+    spram : int
+        Single-port memories of 16,384 x 16 bits: ``SB_SPRAM256KA``, on the UP5K.
     """
 
     lut4: int
@@ -83,6 +85,7 @@ class Counts:
     bram: int
     lutram: int
     dsp: int
+    spram: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ def make_netlist(component: wiring.Component, chip: Target, folder: Path) -> Net
     RunFailure
         Yosys ended with an error.
     """
-    (folder / "top.il").write_text(rtlil.convert(component, name="top", emit_src=False))
+    (folder / "top.il").write_text(_rtlil(component, chip))
     # The multipliers are counted in a copy, so that counting changes nothing.
     _script(folder, "yosys", [
         "read_rtlil top.il",
@@ -209,7 +212,7 @@ def count_layers(component: wiring.Component, network: str, chip: Target,
     RunFailure
         Yosys ended with an error.
     """
-    text, layers = kept_layers(component, network)
+    text, layers = kept_layers(component, network, chip)
     (folder / "layers.il").write_text(text)
     _script(folder, "layers", [
         "read_rtlil layers.il",
@@ -223,10 +226,29 @@ def count_layers(component: wiring.Component, network: str, chip: Target,
     return counts | {GLUE: _counts(_types(modules["\\top"]), chip.family)}
 
 
-def kept_layers(component: wiring.Component, network: str) -> tuple[str, dict[str, str]]:
-    """RTLIL of ``component`` in which the submodules of ``network`` are not to be flattened, and
-    the module that each of them is of, by its instance name."""
-    text = rtlil.convert(component, name="top", emit_src=False)
+def _rtlil(component: wiring.Component, chip: Target) -> str:
+    """RTLIL of ``component`` in which huge memories are what ``chip`` has for them: SPRAM, which
+    starts with any contents, or else block RAM."""
+    text: str = rtlil.convert(component, name="top", emit_src=False)
+    huge = 'attribute \\ram_style "huge"\n'
+    if not chip.capacity.spram:
+        return text.replace(huge, huge.replace("huge", "block"))
+    modules = text.split("\nmodule ")
+    for n, module in enumerate(modules):
+        for name in re.findall(re.escape(huge) + r"(?:  attribute .*\n)*  memory .* (\S+)\n",
+                               module):
+            quoted = '"' + name.replace("\\", "\\\\") + '"'
+            module = re.sub(r"  cell \$meminit_v2 \S+\n    parameter \\MEMID "
+                            + re.escape(quoted) + r"\n(?:    .*\n)*  end\n", "", module)
+        modules[n] = module
+    return "\nmodule ".join(modules)
+
+
+def kept_layers(component: wiring.Component, network: str, chip: Target,
+                ) -> tuple[str, dict[str, str]]:
+    """RTLIL of ``component`` for ``chip`` in which the submodules of ``network`` are not to be
+    flattened, and the module that each of them is of, by its instance name."""
+    text = _rtlil(component, chip)
     layers = _submodules(text, network)
     for module in layers.values():
         text = text.replace(f"\nmodule \\{module}\n",
@@ -266,7 +288,8 @@ def _counts(types: Mapping[str, int], family: Family) -> Counts:
     match family:
         case Family.ICE40:
             return Counts(lut4=count("SB_LUT4"), carry=count("SB_CARRY"), ff=count("SB_DFF"),
-                          bram=count("SB_RAM40_4K"), lutram=0, dsp=count("SB_MAC16"))
+                          bram=count("SB_RAM40_4K"), lutram=0, dsp=count("SB_MAC16"),
+                          spram=count("SB_SPRAM256KA"))
         case Family.ECP5:
             return Counts(lut4=count("LUT4"), carry=count("CCU2C"), ff=count("TRELLIS_FF"),
                           bram=count("DP16KD"), lutram=count("TRELLIS_DPR16X4"),

@@ -23,11 +23,11 @@ from nomul.compiler.layers import (
 )
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes, Integers, Ints, Staircase
-from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
 from nomul.hw.product import shift_add_slopes
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import beats
-from nomul.hw.tasks import Constant, Padding, Task
+from nomul.hw.tasks import Constant, Padding, Task, place_bits
 
 __all__ = ["Program", "engine_circuits", "engine_layers", "front", "program"]
 
@@ -182,8 +182,10 @@ class Program:
     constants : tuple of Constant
     thresholds : array of int, shape [rows, codes - 1], or None
     code_shape, image_shape, acc_shape, sum_shape, result_shape : Shape
-    image_length, depth : int
-        Codes of an image, and of the memory between tasks.
+    image_length : int
+        Codes of an image.
+    depths : tuple of int
+        Codes of each memory between tasks.
     raw : bool
         Whether results are sums.
     """
@@ -200,7 +202,7 @@ class Program:
     sum_shape: Shape
     result_shape: Shape
     image_length: int
-    depth: int
+    depths: tuple[int, ...]
     raw: bool
 
     @property
@@ -210,7 +212,7 @@ class Program:
 
 
 def program(network: Network, *, lanes: int, product: ProductCircuit,
-            staircase: StaircaseCircuit) -> Program:
+            staircase: StaircaseCircuit, codes_in: CodeMemory = CodeMemory.BLOCK) -> Program:
     """What an engine of so many ``lanes`` does for ``network``.
 
     Circuits must be among its `engine_circuits`.
@@ -225,7 +227,7 @@ def program(network: Network, *, lanes: int, product: ProductCircuit,
     image = front(network) or network.layers[0]
     entrance = network.wires[image.name]
     assert isinstance(entrance, Codes)
-    places, depth = _places(network, layers, image)
+    places, depths = _places(network, layers, image, codes_in)
     words, starts, again = _words(layers, works, lanes)
     table, entries, rows = (_slopes if product is ProductCircuit.SHIFT_ADD else _rows)(
         works, [len(_coded(network, layer).levels) for layer in layers])
@@ -255,36 +257,58 @@ def program(network: Network, *, lanes: int, product: ProductCircuit,
         sum_shape=signed_range(low, high),
         result_shape=(signed_range(result.low, result.high) if isinstance(result, Integers)
                       else Shape(result.levels.bits)),
-        image_length=prod(entrance.shape), depth=depth, raw=isinstance(result, Integers))
+        image_length=prod(entrance.shape), depths=tuple(depths), raw=isinstance(result, Integers))
 
 
 def _sources(network: Network, layer: Layer) -> list[str]:
     return [hardware_source(network, name) for name in layer.inputs]
 
 
-def _places(network: Network, layers: Sequence[Layer], image: Layer,
-            ) -> tuple[dict[str, int], int]:
-    """Where the codes of each layer lie while some task reads them, and how many there are room
-    for: the largest ones find their place first. The image lies beyond."""
-    lives = {}
-    for n, layer in enumerate(layers[:-1]):
-        readers = [k for k, other in enumerate(layers) if layer.name in _sources(network, other)]
-        lives[layer.name] = (n, max(readers), prod(network.wires[layer.name].shape))
-    places: dict[str, int] = {}
-    for name in sorted(lives, key=lambda name: (-lives[name][2], lives[name][0])):
+def _places(network: Network, layers: Sequence[Layer], image: Layer, memory: CodeMemory,
+            ) -> tuple[dict[str, int], list[int]]:
+    """Addresses of the codes of each layer while some task reads them, and of the image; and codes
+    that each memory has room for."""
+    tries = (1,) if memory is CodeMemory.BLOCK else (2, 3)
+    places = next(found for banks in tries
+                  if (found := _in_banks(network, layers, banks)) is not None)
+    sizes = {name: prod(network.wires[name].shape) for name in (*places, image.name)}
+    depths = [0] * (1 + max((bank for bank, _ in places.values()), default=-1))
+    for name, (bank, place) in places.items():
+        depths[bank] = max(depths[bank], place + sizes[name])
+    bits = place_bits(depths, sizes[image.name])
+    return ({name: bank << bits | place for name, (bank, place) in places.items()}
+            | {image.name: len(depths) << bits}, depths)
+
+
+def _in_banks(network: Network, layers: Sequence[Layer], banks: int,
+              ) -> dict[str, tuple[int, int]] | None:
+    """A bank and a place in it for each layer; if there are several banks, another one than those
+    that its task reads. None if there are too few banks: three are enough."""
+    sources = [_sources(network, layer) for layer in layers]
+    lives = {layer.name: (n, max(k for k, names in enumerate(sources) if layer.name in names),
+                          prod(network.wires[layer.name].shape))
+             for n, layer in enumerate(layers[:-1])}
+    places: dict[str, tuple[int, int]] = {}
+    # Of one bank, the largest take their place first.
+    for name in sorted(lives, key=lambda name: (-lives[name][2], lives[name][0])
+                       if banks == 1 else (lives[name][0],)):
         born, dies, size = lives[name]
-        taken = sorted((places[other], places[other] + lives[other][2]) for other in places
-                       if lives[other][0] <= dies and born <= lives[other][1])
-        place = 0
-        for first, end in taken:
-            if place + size <= first:
-                break
-            place = max(place, end)
-        places[name] = place
-    depth = max((places[name] + lives[name][2] for name in places), default=0)
-    length = prod(network.wires[image.name].shape)
-    places[image.name] = 1 << max(1, (max(depth, length) - 1).bit_length())
-    return places, depth
+        read = {places[source][0] for source in sources[born] if source in places}
+        options = []
+        for bank in set(range(banks)) - (read if banks > 1 else set()):
+            place = 0
+            for first, end in sorted(
+                    (at, at + lives[other][2]) for other, (its, at) in places.items()
+                    if its == bank and lives[other][0] <= dies and born <= lives[other][1]):
+                if place + size <= first:
+                    break
+                place = max(place, end)
+            options.append((place, bank))
+        if not options:
+            return None
+        place, bank = min(options)
+        places[name] = bank, place
+    return places
 
 
 def _loops(network: Network, layer: Layer, wire: Codes, lanes: int, places: Sequence[int],

@@ -28,7 +28,7 @@ from nomul.compiler.layers import (
 )
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes
-from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.tasks import task_cycles, total_cycles
@@ -128,6 +128,8 @@ class EnginePlan:
         Shift-clip or search.
     memories : Storage
         What codes, weights and constants lie in: block RAM, registered or not.
+    codes_in : CodeMemory
+        What codes lie in between layers.
     """
 
     lanes: int
@@ -135,6 +137,7 @@ class EnginePlan:
     products_in: Storage
     staircase: StaircaseCircuit
     memories: Storage
+    codes_in: CodeMemory = CodeMemory.BLOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +187,7 @@ def plan_stages(plan: Plan, network: Network) -> dict[str, Stage]:
 def engine_program(network: Network, engine: EnginePlan) -> Program:
     """What ``engine`` does for ``network``."""
     return program(network, lanes=engine.lanes, product=engine.product,
-                   staircase=engine.staircase)
+                   staircase=engine.staircase, codes_in=engine.codes_in)
 
 
 def plan_interval(plan: Plan, network: Network) -> int:
@@ -437,7 +440,8 @@ def _engine_plan(entry: dict[str, Any]) -> EnginePlan:
         lanes=_count(entry["lanes"]), product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         products_in=_choice(Storage, entry["products_in"]),
-        memories=_choice(Storage, entry["memories"]))
+        memories=_choice(Storage, entry["memories"]),
+        codes_in=_choice(CodeMemory, entry["codes_in"]))
 
 
 def _queue_plan(entry: dict[str, Any]) -> QueuePlan:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["ProductCircuit", "StaircaseCircuit"]
+__all__ = ["CodeMemory", "ProductCircuit", "StaircaseCircuit"]
 
 
 class ProductCircuit(enum.Enum):
@@ -23,3 +23,12 @@ class StaircaseCircuit(enum.Enum):
     SHIFT_CLIP = "shift-clip"
     COMPARATORS = "comparators"
     SEARCH = "search"
+
+
+class CodeMemory(enum.Enum):
+    """What codes lie in between the layers of an engine."""
+
+    BLOCK = "block"
+    """One memory that reads and writes at the same time: block RAM."""
+    SINGLE_PORT = "single-port"
+    """Two or three memories that do one at a time: SPRAM, where a chip has it."""

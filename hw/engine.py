@@ -11,7 +11,16 @@ from nomul.hw.product import ShiftAddProducts
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import count_to, following, vector
 from nomul.hw.table import Storage, look_up
-from nomul.hw.tasks import Constant, Facts, Task, Walk, task_cycles, total_cycles, walk
+from nomul.hw.tasks import (
+    Constant,
+    Facts,
+    Task,
+    Walk,
+    place_bits,
+    task_cycles,
+    total_cycles,
+    walk,
+)
 
 __all__ = ["Engine", "SharedProducts"]
 
@@ -109,8 +118,12 @@ class Engine(wiring.Component):
         Of the codes of an image.
     image_length : int
         Codes of an image.
-    depth : int
-        Codes that the memory between tasks holds; 0 builds none.
+    depths : sequence of int
+        Codes that each memory between tasks holds; that of number n begins at address
+        ``n << place_bits``, and behind the last one, the image.
+    one_port : bool
+        Whether these memories read or write, one at a time: then no task may read the one that it
+        writes. A memory of that kind starts with any contents.
     acc_shape, sum_shape : shape-like
         Signed: hold every sum, and every sum with its constant.
     o_shape : shape-like
@@ -134,7 +147,8 @@ class Engine(wiring.Component):
     def __init__(self, tasks: Sequence[Task], *, words: Sequence[Sequence[int]],
                  products: ShiftAddProducts | SharedProducts, constants: Sequence[Constant],
                  thresholds: Sequence[Sequence[int]] | None, code_shape: ShapeLike,
-                 image_shape: ShapeLike, image_length: int, depth: int, acc_shape: ShapeLike,
+                 image_shape: ShapeLike, image_length: int, depths: Sequence[int],
+                 one_port: bool, acc_shape: ShapeLike,
                  sum_shape: ShapeLike, o_shape: ShapeLike, raw: bool, storage: Storage) -> None:
         self.tasks = tuple(tasks)
         self.words = tuple(tuple(int(entry) for entry in word) for word in words)
@@ -144,7 +158,8 @@ class Engine(wiring.Component):
             tuple(int(t) for t in row) for row in thresholds)
         self.code_shape, self.image_shape = Shape.cast(code_shape), Shape.cast(image_shape)
         self.image_length = image_length
-        self.depth = depth
+        self.depths = tuple(depths)
+        self.one_port = one_port
         self.acc_shape, self.sum_shape = Shape.cast(acc_shape), Shape.cast(sum_shape)
         self.o_shape = Shape.cast(o_shape)
         self.raw = raw
@@ -163,8 +178,8 @@ class Engine(wiring.Component):
             raise ValueError("Memories must be block or registered, not logic")
         if self.thresholds is not None and len({len(row) for row in self.thresholds}) != 1:
             raise ValueError("There must be at least one row of thresholds, all of one length")
-        self._place = max(1, (max(depth, image_length) - 1).bit_length())
-        self.image = 1 << self._place
+        self.place_bits = place_bits(self.depths, image_length)
+        self.address_bits = self.place_bits + max(1, len(self.depths).bit_length())
         super().__init__({"i": In(vector(self.image_shape, 1)),
                           "o": Out(vector(self.o_shape, 1))})
 
@@ -184,7 +199,7 @@ class Engine(wiring.Component):
         m = Module()
 
         m.submodules.products = products = self.products
-        facts = Facts(self.tasks, lanes=products.lanes, address_bits=self._place + 1)
+        facts = Facts(self.tasks, lanes=products.lanes, address_bits=self.address_bits)
         number = Signal(range(len(self.tasks)))
         facts.look_up(m, number)
 
@@ -265,28 +280,36 @@ class Engine(wiring.Component):
             m.d.sync += there.eq(0)
         code = self._memory(m, "image", self.image_shape, self.image_length, way.address, advance,
                             put, place, self.i.payload[0])
-        if self.depth:
-            target = Signal(range(max(2, self.depth)))
+        if self.depths:
+            target = Signal(self.address_bits)
             with m.If(store):
                 m.d.sync += target.eq(target + 1)
             with m.If(start):
                 m.d.sync += target.eq(facts["target"])
-            stored = self._memory(m, "codes", self.code_shape, self.depth, way.address, advance,
-                                  store, target, result)
-            *_, (of_image,) = _delayed(m, "of_image", way.address[-1], self.storage.latency,
-                                       advance)
-            code = Mux(of_image, code, stored)
+            read = _delayed(m, "bank", way.address[self.place_bits:], self.storage.latency,
+                            advance)[-1]
+            for bank, depth in enumerate(self.depths):
+                mine = target[self.place_bits:] == bank if len(self.depths) > 1 else Const(1)
+                stored = self._memory(m, f"codes_{bank}", self.code_shape, depth, way.address,
+                                      advance, store & mine, target, result,
+                                      one_port=self.one_port)
+                code = Mux(read == bank, stored, code)
         *_, (outside,) = _delayed(m, "outside", way.outside, self.storage.latency, advance)
         return there, Mux(outside, facts["code"], code)
 
     def _memory(self, m: Module, name: str, shape: Shape, depth: int, address: Value,
-                enable: Value, put: Value, place: Value, code: Value) -> Value:
+                enable: Value, put: Value, place: Value, code: Value, *, one_port: bool = False,
+                ) -> Value:
         """A memory of codes, read at ``address`` and written where it is not read."""
-        m.submodules[name] = rows = memory.Memory(
-            shape=shape, depth=depth, init=[], attrs={"no_rw_check": 1, "ram_style": "block"})
+        m.submodules[name] = rows = memory.Memory(shape=shape, depth=depth, init=[], attrs={
+            "no_rw_check": 1, "ram_style": "huge" if one_port else "block"})
         write, read = rows.write_port(), rows.read_port()
         m.d.comb += [write.en.eq(put), write.addr.eq(place), write.data.eq(code),
                      read.en.eq(enable), read.addr.eq(address)]
+        if one_port:
+            at = Signal(range(depth), name=f"{name}_at")
+            m.d.comb += [at.eq(Mux(put, place, address)), write.addr.eq(at), read.addr.eq(at),
+                         read.en.eq(enable & ~put)]
         word: Value = read.data
         for n in range(self.storage.latency - 1):
             later = Signal(shape, name=f"{name}_word_{n}")

@@ -9,7 +9,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, 
 
 from nomul.hw.table import Storage, look_up
 
-__all__ = ["Constant", "Facts", "Padding", "Task", "Walk", "task_cycles", "total_cycles", "walk"]
+__all__ = ["Constant", "Facts", "Padding", "Task", "Walk", "place_bits", "task_cycles",
+           "total_cycles", "walk"]
 
 # Loops of a task, the innermost one first: those of the kernel, and the others.
 _TAPS, _LOOPS = 3, 7
@@ -44,8 +45,8 @@ class Padding:
 class Task:
     """What the engine does for one layer: sums over what seven nested loops read.
 
-    Codes lie in a memory at addresses from 0, those of the image at addresses from
-    ``Engine.image``. Results are written in the order in which they are made.
+    Codes lie in memories, one behind the other, and the image behind them (see `place_bits`).
+    Results are written in the order in which they are made.
 
     Parameters
     ----------
@@ -138,6 +139,12 @@ class Constant:
     offset: int
     negate: bool
     which: int
+
+
+def place_bits(depths: Sequence[int], image_length: int) -> int:
+    """Bits of a place in the largest memory of an engine; the address bits above them are the
+    memory's number."""
+    return max(1, (max(*depths, image_length, 2) - 1).bit_length())
 
 
 def task_cycles(tasks: Sequence[Task], *, lanes: int, read: int, multiply: int, search_bits: int,

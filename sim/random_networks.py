@@ -23,7 +23,7 @@ from nomul.compiler.plan import (
 )
 from nomul.compiler.planner import make_plan
 from nomul.compiler.values import Levels, Staircase
-from nomul.hw.circuits import ProductCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
@@ -192,7 +192,8 @@ def random_engine_plan(network: Network, seed: int) -> Plan:
             lanes=int(rng.integers(1, 7)), product=products[rng.integers(len(products))],
             staircase=staircases[rng.integers(len(staircases))],
             products_in=[Storage.LOGIC, *memories][rng.integers(3)],
-            memories=memories[rng.integers(2)]))
+            memories=memories[rng.integers(2)],
+            codes_in=[CodeMemory.BLOCK, CodeMemory.SINGLE_PORT][rng.integers(2)]))
     check_plan(plan, network)
     return plan
 

@@ -21,7 +21,7 @@ from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan, plan_interval, plan_json
 from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
-from nomul.sizing import Sized, engine_lanes, estimate_plan, fastest_within, registered
+from nomul.sizing import Sized, codes_in, engine_lanes, estimate_plan, fastest_within, registered
 
 __all__ = ["Explored", "explore", "front", "plot"]
 
@@ -161,7 +161,8 @@ def _plans(network: Network, chip: Target, fastest: Sized, points: int) -> dict[
                          input_lanes=input_lanes_for(network, option))
         plans[f"plan-{plan_interval(plan, network)}"] = plan
     for lanes in engine_lanes(network):
-        plans[f"engine-{lanes}"] = make_engine_plan(network, lanes, registered=registered(chip))
+        plans[f"engine-{lanes}"] = make_engine_plan(
+            network, lanes, registered=registered(chip), codes_in=codes_in([chip]))
     return plans
 
 

@@ -108,7 +108,7 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     elif choice["max_cells"]:
         plan, estimates = _fitting(network, chips[0], choice["max_cells"], choice["registered"])
     else:
-        plan = _paced(network, **choice)
+        plan = _paced(network, chips, **choice)
     each = sum(prod(wire.shape) for wire in network.wires.values())
     images = images_of(data, split, network, provenance).first(
         vectors or max(20, _VECTOR_CODES // each))
@@ -140,15 +140,17 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     _show_estimates(network, chips, estimates)
 
 
-def _paced(network: Network, *, fold: str | None, fps: float | None, clock: float, fastest: bool,
-           engine: int | None, input_lanes: int | None, lean: bool, registered: bool,
-           **_others: Any) -> Plan:
+def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: float | None,
+           clock: float, fastest: bool, engine: int | None, input_lanes: int | None, lean: bool,
+           registered: bool, **_others: Any) -> Plan:
     """The plan that ``--fold``, ``--fps``, ``--fastest`` or ``--engine`` asks for."""
     from nomul.compiler import planner
 
     if engine:
+        from nomul.sizing import codes_in
+
         return planner.make_engine_plan(network, engine, registered=registered,
-                                        input_lanes=input_lanes or 1)
+                                        codes_in=codes_in(chips), input_lanes=input_lanes or 1)
     folds, lanes = planner.parse_folds(fold, network) if fold else {}, 1
     if fastest:
         folds, lanes = planner.fastest(network)

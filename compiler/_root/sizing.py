@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from nomul.compiler.lower import lower
 from nomul.compiler.network import Conv2d, Network, Weighted
 from nomul.compiler.plan import Plan, plan_interval
 from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
+from nomul.hw.circuits import CodeMemory
 
-__all__ = ["Chosen", "Sized", "engine_lanes", "estimate_plan", "fastest_within", "registered",
-           "sized", "sized_engine"]
+__all__ = ["Chosen", "Sized", "codes_in", "engine_lanes", "estimate_plan", "fastest_within",
+           "registered", "sized", "sized_engine"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the estimates made, how many there may be, and the last one in words."""
@@ -45,7 +46,8 @@ class Sized:
     def excess(self, cells: int, chip: Target) -> dict[str, int]:
         """What it needs beyond ``cells`` logic cells and the block RAM of ``chip``."""
         over = {"logic cells": self.estimate.logic_cells - cells,
-                "block RAMs": self.estimate.counts.bram - chip.capacity.bram}
+                "block RAMs": self.estimate.counts.bram - chip.capacity.bram,
+                "SPRAMs": self.estimate.counts.spram - chip.capacity.spram}
         return {what: count for what, count in over.items() if count > 0}
 
     def __str__(self) -> str:
@@ -116,10 +118,16 @@ def engine_lanes(network: Network) -> list[int]:
     return [*(1 << n for n in range((most - 1).bit_length())), most]
 
 
+def codes_in(chips: Sequence[Target]) -> CodeMemory:
+    """What an engine keeps codes in: SPRAM, where all ``chips`` have it."""
+    spram = chips and all(chip.capacity.spram for chip in chips)
+    return CodeMemory.SINGLE_PORT if spram else CodeMemory.BLOCK
+
+
 def sized_engine(network: Network, lanes: int, chip: Target, *, registers: bool | None = None,
                  ) -> Sized:
     """The plan with an engine of so many ``lanes``, and what it will take."""
-    plan = make_engine_plan(network, lanes,
+    plan = make_engine_plan(network, lanes, codes_in=codes_in([chip]),
                             registered=registered(chip) if registers is None else registers)
     return Sized(plan=plan, interval=plan_interval(plan, network),
                  estimate=estimate_plan(network, plan, chip))
@@ -212,7 +220,8 @@ def _largest(attempt: Callable[[int], tuple[Sized, dict[str, int]]], count: int,
 def _does_not_fit(network: Network, chip: Target, cells: int, smallest: Sized,
                   excess: dict[str, int]) -> FitError:
     needs = {"logic cells": (smallest.estimate.logic_cells, cells),
-             "block RAMs": (smallest.estimate.counts.bram, chip.capacity.bram)}
+             "block RAMs": (smallest.estimate.counts.bram, chip.capacity.bram),
+             "SPRAMs": (smallest.estimate.counts.spram, chip.capacity.spram)}
     layers = {name: counts for name, counts in smallest.estimate.layers.items() if name != GLUE}
     largest = max(layers, key=lambda name: (
         layers[name].bram if "block RAMs" in excess else layers[name].lut4))

@@ -11,9 +11,15 @@ from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.boards.estimate import estimate
+from nomul.boards.shell import PinShell
 from nomul.boards.targets import Family, target
 from nomul.boards.tools import RunFailure, Tool, run
 from nomul.boards.yosys import GLUE, count_layers, make_netlist, mapping
+from nomul.compiler.lower import lower
+from nomul.compiler.planner import make_engine_plan
+from nomul.hw.circuits import CodeMemory
+from nomul.sim.random_images import residual_network
 
 pytestmark = pytest.mark.synth
 
@@ -108,3 +114,15 @@ def test_netlist_equals_circuit(chip: str, works: bool, tmp_path: Path) -> None:
     else:
         with pytest.raises(RunFailure, match="unproven \\$equiv"):
             run(Tool.YOSYS, ("prove.ys",), tmp_path, "prove.log")
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("chip, spram", [("ice40-up5k", 3), ("ice40-hx8k", 0), ("ecp5-25k", 0)])
+def test_an_engines_codes_lie_in_spram_where_there_is_one(tmp_path: Path, chip: str,
+                                                          spram: int) -> None:
+    network = residual_network(1)
+    plan = make_engine_plan(network, 2, codes_in=CodeMemory.SINGLE_PORT)
+    counts = make_netlist(PinShell(lower(network, plan)), target(chip), tmp_path).counts
+    assert counts.spram == spram and (counts.bram + counts.lutram > 0)
+    estimated = estimate(PinShell(lower(network, plan)), "top.network.body", target(chip), tmp_path)
+    assert estimated.counts.spram == spram and estimated.counts.bram == counts.bram

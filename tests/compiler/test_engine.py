@@ -17,8 +17,9 @@ from nomul.compiler.lower import lower_body
 from nomul.compiler.network import Argmax, Conv2d, Dense, Flatten, Input, Levels, Network, Weighted
 from nomul.compiler.plan import Plan, check_plan, intervals, load_plan, plan_interval, plan_json
 from nomul.compiler.planner import make_engine_plan, make_plan
-from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
 from nomul.hw.table import Storage
+from nomul.hw.tasks import place_bits
 from nomul.sim.bench import measure, transfer
 from nomul.sim.golden import run
 from nomul.sim.random_images import random_image_network, residual_network
@@ -85,7 +86,8 @@ def test_the_law_covers_every_layer_and_circuit() -> None:
                     {plan.staircase for plan in plans if plan} ^ {StaircaseCircuit.SHIFT_CLIP,
                                                                  StaircaseCircuit.SEARCH},
                     {plan.memories for plan in plans if plan} ^ {Storage.BLOCK,
-                                                                Storage.REGISTERED}):
+                                                                Storage.REGISTERED},
+                    {plan.codes_in for plan in plans if plan} ^ set(CodeMemory)):
         assert not choices
 
 
@@ -152,18 +154,24 @@ def test_one_weight_off_is_seen() -> None:
     assert simulate(broken, make_engine_plan(broken, 2), images, 3) != golden
 
 
-def test_codes_that_live_at_once_never_share_a_place() -> None:
+@pytest.mark.parametrize("codes_in", CodeMemory)
+def test_codes_that_live_at_once_never_share_a_place(codes_in: CodeMemory) -> None:
     for seed in range(40):
         network = random_image_network(seed)
         tasks = program(network, lanes=2, product=ProductCircuit.TABLE,
-                        staircase=StaircaseCircuit.SEARCH)
+                        staircase=StaircaseCircuit.SEARCH, codes_in=codes_in)
+        bits = place_bits(tasks.depths, tasks.image_length)
         sizes = [int(np.prod(network.wires[name].shape)) for name in tasks.layers]
         sources = [{compiling.hardware_source(network, name) for name in network[layer].inputs}
                    for layer in tasks.layers]
         for n, task in enumerate(tasks.tasks):
             if task.target is None:
                 continue
-            assert task.target + sizes[n] <= tasks.depth
+            bank, place = divmod(task.target, 1 << bits)
+            assert place + sizes[n] <= tasks.depths[bank]
+            if codes_in is CodeMemory.SINGLE_PORT:
+                assert bank not in {tasks.tasks[tasks.layers.index(name)].target >> bits
+                                    for name in sources[n] if name in tasks.layers}
             dies = max(k for k, read in enumerate(sources) if tasks.layers[n] in read)
             for k in range(n + 1, dies + 1):
                 other = tasks.tasks[k].target
@@ -192,7 +200,7 @@ def test_plans_are_kept(tmp_path: Path) -> None:
     assert load_plan(tmp_path / "plan.json", network) == make_plan(network)
     content["engine"] = {"lanes": 1}
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    with pytest.raises(PlanError, match="engine must have lanes, memories, product"):
+    with pytest.raises(PlanError, match="engine must have codes_in, lanes, memories, product"):
         load_plan(tmp_path / "plan.json", network)
 
 

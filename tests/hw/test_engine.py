@@ -29,7 +29,8 @@ def engine(**changes: Any) -> Engine:
         "products": SharedProducts([[0] * 4, [3, -1, 1, 4]], lanes=1, storage=Storage.LOGIC),
         "constants": [Constant(offset=5, negate=False, which=0),
                       Constant(offset=-2, negate=False, which=0)],
-        "thresholds": None, "code_shape": 1, "image_shape": 1, "image_length": 2, "depth": 0,
+        "thresholds": None, "code_shape": 1, "image_shape": 1, "image_length": 2, "depths": [],
+        "one_port": False,
         "acc_shape": signed(4), "sum_shape": signed(5), "o_shape": signed(5), "raw": True,
         "storage": Storage.BLOCK, **changes}
     return Engine(options.pop("tasks"), **options)
@@ -94,7 +95,7 @@ def _leaky() -> Engine:
     whole = engine()
     return Leaky(whole.tasks, words=whole.words, products=whole.products,
                  constants=whole.constants, thresholds=None, code_shape=whole.code_shape,
-                 image_shape=whole.image_shape, image_length=2, depth=0,
+                 image_shape=whole.image_shape, image_length=2, depths=[], one_port=False,
                  acc_shape=whole.acc_shape, sum_shape=whole.sum_shape, o_shape=whole.o_shape,
                  raw=True, storage=Storage.BLOCK)
 
