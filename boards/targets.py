@@ -92,6 +92,8 @@ TARGETS = {chip.name: chip for chip in (
            logic_cells=7680, bram=32, dsp=0, pins=206),
     _ice40("ice40-up5k", "up5k", "sg48", "-device u -dsp", 48.0,
            logic_cells=5280, bram=30, dsp=8, pins=39),
+    # To the tools a 12k is a 25k with another number; Lattice sells it with half as many cells.
+    _ecp5("12k", logic_cells=24288, bram=56, dsp=28, pins=197),
     _ecp5("25k", logic_cells=24288, bram=56, dsp=28, pins=197),
     _ecp5("45k", logic_cells=43848, bram=108, dsp=72, pins=203),
     _ecp5("85k", logic_cells=83640, bram=208, dsp=156, pins=205),
@@ -103,6 +105,7 @@ BOARDS = {
     "icebreaker": "ice40-up5k",
     "icesugar-pro": "ecp5-25k",
     "orangecrab": "ecp5-25k",
+    "ulx3s-12f": "ecp5-12k",
     "ulx3s-25f": "ecp5-25k",
     "ulx3s-45f": "ecp5-45k",
     "ulx3s-85f": "ecp5-85k",
