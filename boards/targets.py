@@ -6,7 +6,7 @@ from enum import Enum
 
 from nomul.compiler.errors import PlanError
 
-__all__ = ["BOARDS", "TARGETS", "Capacity", "Family", "Target", "target"]
+__all__ = ["BOARDS", "TARGETS", "Capacity", "Family", "Target", "board", "target"]
 
 
 class Family(Enum):
@@ -125,3 +125,16 @@ def target(name: str) -> Target:
         raise PlanError(f"target '{name}' must be a known chip ({', '.join(TARGETS)}) "
                         f"or board ({', '.join(BOARDS)})")
     return chip
+
+
+def board(name: str) -> str:
+    """``name``, if a board is called so; what it is needs `nomul.boards.catalogue`.
+
+    Raises
+    ------
+    PlanError
+        None is; the message lists those that are known.
+    """
+    if name not in BOARDS:
+        raise PlanError(f"board '{name}' must be one of {', '.join(BOARDS)}")
+    return name

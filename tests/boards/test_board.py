@@ -51,8 +51,8 @@ def test_an_unknown_board_is_answered_with_those_known() -> None:
     with pytest.raises(PlanError) as error:
         find_board("arty")
     assert str(error.value) == (
-        "board 'arty' must be one of icebreaker, ice40-hx8k-b-evn, ulx3s-12f, ulx3s-25f, "
-        "ulx3s-45f, ulx3s-85f, orangecrab, icesugar-pro")
+        "board 'arty' must be one of ice40-hx8k-b-evn, icebreaker, icesugar-pro, orangecrab, "
+        "ulx3s-12f, ulx3s-25f, ulx3s-45f, ulx3s-85f")
 
 
 @pytest.mark.parametrize(("name", "sites"), [
