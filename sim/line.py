@@ -12,14 +12,15 @@ import selectors
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from nomul.compiler.errors import ToolError
 from nomul.sim.verilator import build_program, check_simulator
 
-__all__ = ["LineSimulation", "Play"]
+__all__ = ["LineSimulation", "Play", "compiled_line"]
 
 _CHUNK = 1 << 16
 
@@ -39,8 +40,9 @@ class Play(enum.IntEnum):
     """Pull the line low for so many cycles."""
 
 
-class LineSimulation:
-    """A running simulation; it reads and writes like a serial port of pySerial.
+@contextmanager
+def compiled_line(verilog: str, top: str) -> Iterator[Path]:
+    """The program that simulates a circuit with a serial line; it is gone after the block.
 
     Parameters
     ----------
@@ -48,33 +50,44 @@ class LineSimulation:
         The circuit, with ports ``clk``, ``rst``, ``rx``, ``tx``, and maybe others.
     top : str
         Its module.
-    divisor : int
-        Cycles of a bit.
-    patience : int
-        Cycles after the last byte for which the clock runs on; longer than any answer takes.
-    timeout : float
-        Seconds that `read` waits.
 
     Raises
     ------
     ToolError
         If the simulator is missing or fails.
     """
+    check_simulator()
+    with tempfile.TemporaryDirectory(prefix="nomul-") as name:
+        main = Path(__file__).with_name("line.cpp")
+        build_program(top, verilog, main, Path(name))
+        yield Path(name) / main.stem
 
-    def __init__(self, verilog: str, top: str, *, divisor: int, patience: int,
-                 timeout: float = 60.0) -> None:
-        check_simulator()
+
+class LineSimulation:
+    """A running simulation; it reads and writes like a serial port of pySerial.
+
+    Parameters
+    ----------
+    program : Path
+        Of `compiled_line`.
+    divisor : int
+        Cycles of a bit.
+    patience : int
+        Cycles after the last byte for which the clock runs on; longer than any answer takes.
+    timeout : float
+        Seconds that `read` waits.
+    """
+
+    def __init__(self, program: Path, *, divisor: int, patience: int, timeout: float = 60.0,
+                 ) -> None:
         self.timeout = timeout
-        self._folder = tempfile.TemporaryDirectory(prefix="nomul-")
-        try:
-            folder = Path(self._folder.name)
-            build_program(top, verilog, Path(__file__).with_name("line.cpp"), folder)
-            self._process = subprocess.Popen(
-                [str(folder / "line"), str(divisor), str(patience)], cwd=folder, bufsize=0,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        self._received = b""
+        self._process = subprocess.Popen(
+            [str(program), str(divisor), str(patience)], bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._stdin, False)
 
     def __enter__(self) -> Self:
         return self
@@ -89,34 +102,39 @@ class LineSimulation:
 
     def play(self, items: Iterable[tuple[int, Play]]) -> None:
         """Send whatever ``items`` say: values of 0 to 255 and what to do with them."""
-        assert self._process.stdin is not None
         content = memoryview(bytes(part for item in items for part in item))
-        try:
+        # What the circuit answers is taken meanwhile, so that neither side waits for the other.
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._stdin, selectors.EVENT_WRITE)
+            ready.register(self._stdout, selectors.EVENT_READ)
             while content:
-                content = content[self._process.stdin.write(content) or 0:]
-        except OSError as error:
-            raise self._failure() from error
+                for key, _ in ready.select():
+                    if key.fd == self._stdout:
+                        self._receive()
+                        continue
+                    try:
+                        content = content[os.write(self._stdin, content[:_CHUNK]):]
+                    except OSError as error:
+                        raise self._failure() from error
 
     def read(self, size: int = 1) -> bytes:
         """What the circuit has sent, up to ``size`` bytes; nothing after `timeout` seconds."""
-        assert self._process.stdout is not None
-        content = b""
         end = time.monotonic() + self.timeout
         with selectors.DefaultSelector() as ready:
-            ready.register(self._process.stdout, selectors.EVENT_READ)
-            while len(content) < size and ready.select(max(0.0, end - time.monotonic())):
-                got = os.read(self._process.stdout.fileno(), size - len(content))
-                if not got:
-                    raise self._failure()
-                content += got
+            ready.register(self._stdout, selectors.EVENT_READ)
+            while (len(self._received) < size
+                   and ready.select(max(0.0, end - time.monotonic()))):
+                self._receive()
+        content, self._received = self._received[:size], self._received[size:]
         return content
 
     def finish(self) -> bytes:
         """End the input and return all that the circuit has sent since."""
+        os.set_blocking(self._stdin, True)
         content, error = self._process.communicate()
         if self._process.returncode:
             raise ToolError(f"simulation must run to its end, but failed: {error.decode().strip()}")
-        return content
+        return self._received + content
 
     def close(self) -> None:
         """Stop the simulation."""
@@ -126,7 +144,12 @@ class LineSimulation:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
-        self._folder.cleanup()
+
+    def _receive(self) -> None:
+        got = os.read(self._stdout, _CHUNK)
+        if not got:
+            raise self._failure()
+        self._received += got
 
     def _failure(self) -> ToolError:
         self._process.kill()

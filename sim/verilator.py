@@ -24,7 +24,7 @@ from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
 __all__ = ["Simulation", "build_environment", "build_program", "check_run", "check_simulator",
-           "simulate"]
+           "run_bench", "simulate"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -148,6 +148,50 @@ def build_program(top: str, verilog: str, main: Path, folder: Path) -> None:
                 reason = next((line for line in lines if "rror" in line), f"code {code}")
                 raise ToolError(f"simulation of network {top!r} must compile, but {command[0]} "
                                 f"failed: {reason.strip()}")
+
+
+def run_bench(verilog: str, top: str, module: str, test: str, bench: Mapping[str, Any],
+              folder: Path) -> None:
+    """Run a cocotb test on the module ``top`` of a Verilog text.
+
+    Parameters
+    ----------
+    module, test : str
+        The Python module and the test in it.
+    bench : mapping
+        What the test reads as JSON from the file that ``NOMUL_BENCH`` names.
+    folder : Path
+        Empty; gets the simulator's files, and its output in ``test.log``.
+
+    Raises
+    ------
+    ToolError
+        If the simulator is missing or fails, or the test does.
+    """
+    from cocotb_tools.runner import get_results, get_runner
+
+    check_simulator()
+    (folder / "network.v").write_text(verilog)
+    (folder / "bench.v").write_text("")
+    (folder / "bench.vlt").write_text(
+        f'`verilator_config\npublic_flat_rw -module "{top}" -var "*"\n')
+    (folder / "bench.json").write_text(json.dumps(bench))
+    log = folder / "test.log"
+    try:
+        _build(top, folder, lambda stage, done, total: None)
+        with build_environment():
+            results = get_runner("verilator").test(
+                hdl_toplevel=top, hdl_toplevel_lang="verilog", build_dir=folder, test_dir=folder,
+                test_module=module, testcase=test, log_file=log,
+                extra_env={"NOMUL_BENCH": str(folder / "bench.json")})
+        tests, failed = get_results(results)
+    except (SystemExit, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        raise ToolError(f"simulation of '{top}' must run, but failed: {error}; see "
+                        f"'{folder}'") from error
+    if tests != 1 or failed:
+        text = log.read_text(errors="replace")
+        reason = next((line.strip() for line in text.splitlines() if "Error: " in line), "")
+        raise ToolError(f"test '{test}' of '{top}' must pass, but failed: {reason}")
 
 
 def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *,

@@ -88,13 +88,14 @@ def simulated_board(built: BuildFolder) -> Iterator[LinePort]:
     from nomul.boards.top import queue_for, serial_top
     from nomul.compiler.lower import lower
     from nomul.compiler.plan import intervals
-    from nomul.sim.line import LineSimulation
+    from nomul.sim.line import LineSimulation, compiled_line
 
     core = serial_top(built.network, lower(built.network, built.plan), divisor=_DIVISOR, depth=1)
     core.depth = queue_for(built.network, built.plan, _DIVISOR, core.image_bytes)
     text = verilog.convert(core, name="board", emit_src=False, strip_internal_attrs=True)
     cycles = 8 * sum(intervals(built.plan, built.network).values())
-    with LineSimulation(text, "board", divisor=_DIVISOR, patience=100_000 + cycles) as line:
+    with (compiled_line(text, "board") as program, LineSimulation(
+            program, divisor=_DIVISOR, patience=100_000 + cycles) as line):
         yield line
 
 
