@@ -60,7 +60,7 @@ def test_the_test_of_axi_streams_can_fail(digits: Network, tmp_path: Path) -> No
     results = run(digits, codes).classes.tolist()
     results[2] = (results[2] + 1) % 10
     circuit = emit(digits, make_plan(digits))
-    with pytest.raises(ToolError, match="'digits' must"):
+    with pytest.raises(ToolError, match="test 'axi' of 'digits' must pass, but failed"):
         run_bench(circuit.verilog, "digits", BENCH, "axi", axi_bench(digits, codes, results),
                   tmp_path)
 
@@ -124,5 +124,5 @@ def test_the_test_of_the_serial_line_can_fail(digits: Network, tmp_path: Path,
             return super().elaborate(platform)
 
     monkeypatch.setattr("nomul.hw.serial_top.UartReceiver", Late)
-    with pytest.raises(ToolError, match="'board' must"):
+    with pytest.raises(ToolError, match="test 'uart' of 'board' must pass, but failed"):
         run_bench(board_verilog(digits), "board", BENCH, "uart", uart_bench(digits), tmp_path)
