@@ -22,6 +22,7 @@ _LOGIC_CELL = {Family.ICE40: "ICESTORM_LC", Family.ECP5: "TRELLIS_COMB"}
 _OUTPUT_FLAG = {Family.ICE40: "--asc", Family.ECP5: "--textcfg"}
 _FREE_PINS_FLAG = {Family.ICE40: "--pcf-allow-unconstrained",
                    Family.ECP5: "--lpf-allow-unconstrained"}
+_CONSTRAINTS = {Family.ICE40: "pcf", Family.ECP5: "lpf"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,12 @@ class Placement:
 
 
 def place(netlist: str, chip: Target, folder: Path, seeds: Sequence[int], *, clock_mhz: float,
-          jobs: int) -> Iterator[Placement | RunFailure]:
-    """Place and route ``netlist`` once for each seed, pins wherever the tool puts them.
+          jobs: int, constraints: str | None = None) -> Iterator[Placement | RunFailure]:
+    """Place and route ``netlist`` once for each seed.
 
     Yields each result as it arrives, so their order may differ from run to run; the results
-    themselves are equal. Leaves ``nextpnr-<seed>.log`` and ``report-<seed>.json`` in ``folder``.
+    themselves are equal. Leaves ``nextpnr-<seed>.log`` and ``report-<seed>.json`` in ``folder``,
+    and ``pins.pcf`` or ``pins.lpf``.
 
     Parameters
     ----------
@@ -67,6 +69,8 @@ def place(netlist: str, chip: Target, folder: Path, seeds: Sequence[int], *, clo
         Clock aimed at, in MHz. Missing it is no error.
     jobs : int
         Seeds placed at a time; at least 1.
+    constraints : str, optional
+        Pins of all ports, as nextpnr reads them; without them pins are wherever it puts them.
 
     Yields
     ------
@@ -80,22 +84,28 @@ def place(netlist: str, chip: Target, folder: Path, seeds: Sequence[int], *, clo
     """
     # A first run compiles the tool's WebAssembly into a cache, which must not happen twice at once.
     run(PLACER[chip.family], ("--version",), folder, "nextpnr.log")
+    pins: tuple[str, ...] = (_FREE_PINS_FLAG[chip.family],)
+    if constraints is not None:
+        kind = _CONSTRAINTS[chip.family]
+        (folder / f"pins.{kind}").write_text(constraints)
+        pins = (f"--{kind}", f"pins.{kind}")
     pool = ThreadPoolExecutor(jobs)
     try:
-        runs = [pool.submit(_place, netlist, chip, folder, seed, clock_mhz) for seed in seeds]
+        runs = [pool.submit(_place, netlist, chip, folder, seed, clock_mhz, pins)
+                for seed in seeds]
         for future in as_completed(runs):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _place(netlist: str, chip: Target, folder: Path, seed: int,
-           clock_mhz: float) -> Placement | RunFailure:
+def _place(netlist: str, chip: Target, folder: Path, seed: int, clock_mhz: float,
+           pins: tuple[str, ...]) -> Placement | RunFailure:
     config, report, log = f"placed-{seed}.txt", f"report-{seed}.json", f"nextpnr-{seed}.log"
     try:
         run(PLACER[chip.family], (
-            *chip.nextpnr_flags, _FREE_PINS_FLAG[chip.family], "--timing-allow-fail",
-            "--json", netlist, _OUTPUT_FLAG[chip.family], config, "--report", report,
+            *chip.nextpnr_flags, *pins, "--timing-allow-fail", "--json", netlist,
+            _OUTPUT_FLAG[chip.family], config, "--report", report,
             "--seed", str(seed), "--freq", f"{clock_mhz:g}"), folder, log)
     except RunFailure as failure:
         return failure

@@ -5,6 +5,8 @@ from amaranth.hdl import Module, Shape, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.axis import AxisTop
+
 __all__ = ["ByteCollector", "ByteSplitter", "PinShell", "Skid", "beat_layout"]
 
 
@@ -246,6 +248,8 @@ class PinShell(wiring.Component):
                 raise ValueError(f"Width of {name} must be a multiple of 8, not {width}")
             lengths[name] = width // 8
         self.top = top
+        #: Where the network's layers are, for counts of cells.
+        self.layers = "top.network.body" if isinstance(top, AxisTop) else "top.network"
         self.input_bytes = lengths["s_axis_tdata"]
         self.output_bytes = lengths["m_axis_tdata"]
         self.latency = (2 * Skid.latency + (self.input_bytes > 1) * ByteCollector.latency

@@ -18,12 +18,12 @@ from nomul.boards.place import PACKER, PLACER, Placement, pack, place
 from nomul.boards.shell import PinShell
 from nomul.boards.targets import Target
 from nomul.boards.tools import RunFailure, Tool, require
+from nomul.boards.top import BoardTop
 from nomul.boards.yosys import Counts, Netlist, count_layers, make_netlist
 from nomul.compiler.errors import DataError, FitError, ToolError
 from nomul.compiler.files import new_folder, replace_file
-from nomul.hw.axis import AxisTop
 
-__all__ = ["Progress", "Synthesis", "synthesize"]
+__all__ = ["Progress", "Synthesis", "run_folder", "synthesize", "synthesize_in"]
 
 #: Called with the steps done, the steps in all, and what has just been done.
 Progress = Callable[[int, int, str], None]
@@ -132,41 +132,80 @@ def synthesize(component: wiring.Component, name: str, target: Target, folder: P
     ValueError
         ``seeds`` is empty or repeats one.
     """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"Seeds must be at least one and all different, not {tuple(seeds)!r}")
+    with run_folder(name, target, folder) as work:
+        synthesis = synthesize_in(work, component, name, target, seeds=seeds, clock_mhz=clock_mhz,
+                                  jobs=jobs, progress=progress)
+    return synthesis
+
+
+@contextmanager
+def run_folder(name: str, target: Target, folder: Path) -> Iterator[Path]:
+    """An empty folder to run in, which becomes ``folder`` if all goes well.
+
+    Raises
+    ------
+    FitError, ToolError, DataError
+        As `synthesize` does; a failed tool's log is kept beside ``folder``.
+    """
     require(Tool.YOSYS, PLACER[target.family], PACKER[target.family])
     _check_replaceable(folder)
+    with new_folder(folder) as work, _failures_kept(name, target, folder):
+        yield work
+
+
+def synthesize_in(work: Path, component: wiring.Component, name: str, target: Target, *,
+                  seeds: Sequence[int], clock_mhz: float | None = None, jobs: int | None = None,
+                  constraints: str | None = None, progress: Progress | None = None) -> Synthesis:
+    """What `synthesize` does, in a folder of `run_folder`.
+
+    Parameters
+    ----------
+    work : Path
+        Where to run; what an earlier run left there is overwritten.
+    constraints : str, optional
+        Pins of all ports and clocks of the inputs, as nextpnr reads them; without them pins are
+        wherever it puts them.
+
+    Raises
+    ------
+    RunFailure
+        A tool failed.
+    FitError
+        The circuit needs more than the chip has.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"Seeds must be at least one and all different, not {tuple(seeds)!r}")
     steps = len(seeds) + 2
 
     def report(done: int, what: str) -> None:
         if progress is not None:
             progress(done, steps, what)
 
-    with new_folder(folder) as work, _failures_kept(name, target, folder):
-        netlist, layers = _map(component, target, work)
-        _check_fit(name, target, netlist)
-        report(1, f"Yosys: {netlist.counts.lut4:,} tables, {netlist.counts.ff:,} flip-flops")
-        placements: list[Placement] = []
-        failures: list[RunFailure] = []
-        for done, result in enumerate(place(netlist.file, target, work, seeds,
-                                            clock_mhz=clock_mhz or target.goal_mhz,
-                                            jobs=jobs or os.cpu_count() or 1), 2):
-            if isinstance(result, RunFailure):
-                failures.append(result)
-                report(done, f"nextpnr: {result.reason}")
-            else:
-                placements.append(result)
-                report(done, f"nextpnr: {result.fmax_mhz:.1f} MHz with seed {result.seed}")
-        if not placements:
-            raise failures[-1]
-        placements.sort(key=lambda placement: placement.seed)
-        best = max(placements, key=lambda placement: placement.fmax_mhz)
-        synthesis = Synthesis(
-            target=target, counts=netlist.counts, multipliers=netlist.multipliers,
-            logic_cells=best.logic_cells, placements=tuple(placements),
-            failed_seeds=tuple(sorted(set(seeds) - {placement.seed for placement in placements})),
-            layers=layers, bitstream=pack(best, target, work, name))
-        replace_file(work / _RESULT, json.dumps(synthesis.as_json(), indent=1) + "\n")
+    netlist, layers = _map(component, target, work)
+    _check_fit(name, target, netlist)
+    report(1, f"Yosys: {netlist.counts.lut4:,} tables, {netlist.counts.ff:,} flip-flops")
+    placements: list[Placement] = []
+    failures: list[RunFailure] = []
+    for done, result in enumerate(place(netlist.file, target, work, seeds,
+                                        clock_mhz=clock_mhz or target.goal_mhz,
+                                        jobs=jobs or os.cpu_count() or 1,
+                                        constraints=constraints), 2):
+        if isinstance(result, RunFailure):
+            failures.append(result)
+            report(done, f"nextpnr: {result.reason}")
+        else:
+            placements.append(result)
+            report(done, f"nextpnr: {result.fmax_mhz:.1f} MHz with seed {result.seed}")
+    if not placements:
+        raise failures[-1]
+    placements.sort(key=lambda placement: placement.seed)
+    best = max(placements, key=lambda placement: placement.fmax_mhz)
+    synthesis = Synthesis(
+        target=target, counts=netlist.counts, multipliers=netlist.multipliers,
+        logic_cells=best.logic_cells, placements=tuple(placements),
+        failed_seeds=tuple(sorted(set(seeds) - {placement.seed for placement in placements})),
+        layers=layers, bitstream=pack(best, target, work, name))
+    replace_file(work / _RESULT, json.dumps(synthesis.as_json(), indent=1) + "\n")
     report(steps, f"bitstream {synthesis.bitstream}")
     return synthesis
 
@@ -174,9 +213,7 @@ def synthesize(component: wiring.Component, name: str, target: Target, folder: P
 def _map(component: wiring.Component, target: Target,
          work: Path) -> tuple[Netlist, dict[str, Counts]]:
     """The flat netlist and the counts of its layers, both at a time."""
-    network = "top"
-    if isinstance(component, PinShell):
-        network = "top.network.body" if isinstance(component.top, AxisTop) else "top.network"
+    network = component.layers if isinstance(component, PinShell | BoardTop) else "top"
     with ThreadPoolExecutor(1) as pool:
         layers = pool.submit(count_layers, component, network, target, work)
         return make_netlist(component, target, work), layers.result()

@@ -6,7 +6,7 @@ from enum import Enum
 
 from nomul.compiler.errors import PlanError
 
-__all__ = ["BOARDS", "TARGETS", "Capacity", "Family", "Target", "target"]
+__all__ = ["BOARDS", "TARGETS", "Capacity", "Family", "Target", "board", "target"]
 
 
 class Family(Enum):
@@ -95,6 +95,8 @@ TARGETS = {chip.name: chip for chip in (
            logic_cells=7680, bram=32, dsp=0, pins=206),
     _ice40("ice40-up5k", "up5k", "sg48", "-device u -dsp", 48.0,
            logic_cells=5280, bram=30, dsp=8, pins=39, spram=4),
+    # To the tools a 12k is a 25k with another number; Lattice sells it with half as many cells.
+    _ecp5("12k", logic_cells=24288, bram=56, dsp=28, pins=197),
     _ecp5("25k", logic_cells=24288, bram=56, dsp=28, pins=197),
     _ecp5("45k", logic_cells=43848, bram=108, dsp=72, pins=203),
     _ecp5("85k", logic_cells=83640, bram=208, dsp=156, pins=205),
@@ -106,6 +108,7 @@ BOARDS = {
     "icebreaker": "ice40-up5k",
     "icesugar-pro": "ecp5-25k",
     "orangecrab": "ecp5-25k",
+    "ulx3s-12f": "ecp5-12k",
     "ulx3s-25f": "ecp5-25k",
     "ulx3s-45f": "ecp5-45k",
     "ulx3s-85f": "ecp5-85k",
@@ -125,3 +128,16 @@ def target(name: str) -> Target:
         raise PlanError(f"target '{name}' must be a known chip ({', '.join(TARGETS)}) "
                         f"or board ({', '.join(BOARDS)})")
     return chip
+
+
+def board(name: str) -> str:
+    """``name``, if a board is called so; what it is needs `nomul.boards.catalogue`.
+
+    Raises
+    ------
+    PlanError
+        None is; the message lists those that are known.
+    """
+    if name not in BOARDS:
+        raise PlanError(f"board '{name}' must be one of {', '.join(BOARDS)}")
+    return name

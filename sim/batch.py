@@ -7,7 +7,6 @@ times faster, and on all cores.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -26,7 +25,7 @@ from nomul.compiler.network import Network
 from nomul.compiler.values import Ints
 from nomul.sim.golden import check_images, run
 from nomul.sim.records import beats_of
-from nomul.sim.verilator import build_environment, check_run, check_simulator
+from nomul.sim.verilator import build_program, check_run, check_simulator
 
 __all__ = ["Batch", "play_all"]
 
@@ -99,7 +98,9 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
     report = progress or (lambda stage, done, total: None)
     with tempfile.TemporaryDirectory(prefix="nomul-") as name:
         folder = Path(name)
-        _build(network.name, circuit.verilog, folder, report)
+        report("compile", 0, 1)
+        build_program(network.name, circuit.verilog, Path(__file__).with_name("batch.cpp"), folder)
+        report("compile", 1, 1)
         parts = np.array_split(np.arange(len(codes)), min(jobs or os.cpu_count() or 1, len(codes)))
         for number, part in enumerate(parts):
             (folder / f"{number}.in").write_bytes(_sent(codes[part], circuit.s_axis))
@@ -148,26 +149,6 @@ def _received(content: bytes, shape: tuple[int, ...], port: Port) -> Ints:
     each = -(-elements // port.lanes) * port.lanes
     result: Ints = values.reshape(-1, prod(positions), each)[..., :elements]
     return result
-
-
-def _build(top: str, verilog: str, folder: Path, report: Progress) -> None:
-    report("compile", 0, 1)
-    (folder / "network.v").write_text(verilog)
-    shutil.copy(Path(__file__).with_name("batch.cpp"), folder)
-    with build_environment(fast="-O3"), (folder / "build.log").open("w") as output:
-        for command in (
-                ("verilator", "--cc", "--exe", "-O3", "-Mdir", ".", "--prefix", "Vnetwork", "-o",
-                 "batch", "--top-module", top, "-Wno-fatal", "-Wno-lint", "batch.cpp",
-                 "network.v"),
-                ("make", "-j", str(os.cpu_count() or 1), "-f", "Vnetwork.mk")):
-            code = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
-                                  stderr=subprocess.STDOUT, check=False).returncode
-            if code:
-                lines = (folder / "build.log").read_text(errors="replace").splitlines()
-                reason = next((line for line in lines if "rror" in line), f"code {code}")
-                raise ToolError(f"simulation of network {top!r} must compile, but {command[0]} "
-                                f"failed: {reason.strip()}")
-    report("compile", 1, 1)
 
 
 def _run(folder: Path, count: int, sizes: Sequence[str], stall: float, seed: int, images: int,

@@ -23,7 +23,8 @@ from nomul.compiler.plan import Plan, plan_interval, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
-__all__ = ["Simulation", "build_environment", "check_run", "check_simulator", "simulate"]
+__all__ = ["Simulation", "build_environment", "build_program", "check_run", "check_simulator",
+           "run_bench", "simulate"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -119,6 +120,78 @@ def build_environment(fast: str = "-O1") -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def build_program(top: str, verilog: str, main: Path, folder: Path) -> None:
+    """Compile the module ``top`` of a Verilog text and the C++ program ``main`` around it.
+
+    The program sees the module as the class ``Vnetwork``; it becomes a file of its own name,
+    without the ending, in ``folder``.
+
+    Raises
+    ------
+    ToolError
+        If Verilator or the compiler fails.
+    """
+    (folder / "network.v").write_text(verilog)
+    shutil.copy(main, folder)
+    with build_environment(fast="-O3"), (folder / "build.log").open("w") as output:
+        for command in (
+                ("verilator", "--cc", "--exe", "-O3", "-Mdir", ".", "--prefix", "Vnetwork", "-o",
+                 main.stem, "--top-module", top, "-Wno-fatal", "-Wno-lint", main.name,
+                 "network.v"),
+                ("make", "-j", str(os.cpu_count() or 1), "-f", "Vnetwork.mk")):
+            code = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
+                                  stderr=subprocess.STDOUT, check=False).returncode
+            if code:
+                lines = (folder / "build.log").read_text(errors="replace").splitlines()
+                reason = next((line for line in lines if "rror" in line), f"code {code}")
+                raise ToolError(f"simulation of network {top!r} must compile, but {command[0]} "
+                                f"failed: {reason.strip()}")
+
+
+def run_bench(verilog: str, top: str, module: str, test: str, bench: Mapping[str, Any],
+              folder: Path) -> None:
+    """Run a cocotb test on the module ``top`` of a Verilog text.
+
+    Parameters
+    ----------
+    module, test : str
+        The Python module and the test in it.
+    bench : mapping
+        What the test reads as JSON from the file that ``NOMUL_BENCH`` names.
+    folder : Path
+        Empty; gets the simulator's files, and its output in ``test.log``.
+
+    Raises
+    ------
+    ToolError
+        If the simulator is missing or fails, or the test does.
+    """
+    from cocotb_tools.runner import get_runner
+
+    check_simulator()
+    (folder / "network.v").write_text(verilog)
+    (folder / "bench.v").write_text("")
+    (folder / "bench.vlt").write_text(
+        f'`verilator_config\npublic_flat_rw -module "{top}" -var "*"\n')
+    (folder / "bench.json").write_text(json.dumps(bench))
+    log = folder / "test.log"
+    try:
+        _build(top, folder, lambda stage, done, total: None)
+        with build_environment():
+            get_runner("verilator").test(
+                hdl_toplevel=top, hdl_toplevel_lang="verilog", build_dir=folder, test_dir=folder,
+                test_module=module, testcase=test, log_file=log,
+                extra_env={"NOMUL_BENCH": str(folder / "bench.json")})
+    except SystemExit as error:  # how cocotb's runner tells of a failed test
+        text = log.read_text(errors="replace") if log.is_file() else ""
+        reason = next((line.strip() for line in text.splitlines() if "Error: " in line), "")
+        raise ToolError(f"test '{test}' of '{top}' must pass, but failed: "
+                        f"{reason or error}") from error
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        raise ToolError(f"simulation of '{top}' must run, but failed: {error}; see "
+                        f"'{folder}'") from error
 
 
 def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *,

@@ -7,7 +7,7 @@
 ``vectors.safetensors`` images, and what every layer makes of them
 ``manifest.json``       ports, estimates, versions, and SHA-256 of the files above
 ``sim.json``            written by `nomul sim`; ``batch.json`` by `nomul sim --batch`
-``synth.json``          written by `nomul synth`, with a folder for each chip
+``synth.json``          written by `nomul synth`, with a folder for each chip or board
 ``report.html``         written by `nomul report`, as is ``report.json``
 ======================= =========================================================
 """
@@ -48,16 +48,18 @@ class BuildFolder:
     circuit: Emitted
     vectors: Vectors
     targets: tuple[str, ...]
+    boards: tuple[str, ...]
 
 
 def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
                 provenance: dict[str, Any] | None = None, targets: Sequence[str] = (),
+                boards: Sequence[str] = (),
                 estimates: Mapping[str, Estimate] | None = None,
                 command: str | None = None) -> BuildFolder:
     """Emit ``network`` as ``plan`` says into ``folder``, with vectors for ``images``.
 
-    A build that was there is replaced, when all is written. ``estimates`` of its size, by chip,
-    go into the manifest.
+    A build that was there is replaced, when all is written. ``targets`` and ``boards``, for which
+    it is to be synthesized, and ``estimates`` of its size, by chip, go into the manifest.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
         cycles = intervals(plan, network)
         manifest = {
             "network": network.digest, "top": network.name, "verilog": f"{network.name}.v",
-            "command": command, "targets": list(targets),
+            "command": command, "targets": list(targets), "boards": list(boards),
             "sha256": {name: _sha256(new / name)
                        for name in (NETWORK, PLAN, VECTORS, f"{network.name}.v")},
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
@@ -119,6 +121,7 @@ def open_build(folder: Path) -> BuildFolder:
                           s_axis=Port(**ports["s_axis"]), m_axis=Port(**ports["m_axis"]),
                           taps=tuple(Port(**tap) for tap in ports["taps"]))
         digest, targets = manifest["network"], tuple(manifest["targets"])
+        boards = tuple(manifest.get("boards", ()))  # builds of 0.1.0 have none
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -133,7 +136,7 @@ def open_build(folder: Path) -> BuildFolder:
     return BuildFolder(path=folder, network=network,
                        provenance=load_provenance(folder / NETWORK),
                        plan=load_plan(folder / PLAN, network), circuit=circuit, vectors=vectors,
-                       targets=targets)
+                       targets=targets, boards=boards)
 
 
 def _sha256(path: Path) -> str:

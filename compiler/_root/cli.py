@@ -20,6 +20,7 @@ from nomul.compiler.errors import DataError, NomulError, PlanError, ToolError
 from nomul.compiler.network import Codes, Network, Weighted
 from nomul.learning import compare_methods, train
 from nomul.planning import build, explore_plans
+from nomul.running import run_on_board
 from nomul.terminal import (
     bars,
     command_line,
@@ -34,6 +35,8 @@ from nomul.terminal import (
 )
 
 if TYPE_CHECKING:
+    from nomul.boards.board import Board
+    from nomul.boards.targets import Target
     from nomul.build import BuildFolder
     from nomul.images import Images
 
@@ -85,7 +88,7 @@ def main() -> None:
         sys.exit(2)
 
 
-for command in (train, compare_methods, build, explore_plans):
+for command in (train, compare_methods, build, explore_plans, run_on_board):
     cli.add_command(command)
 
 _build_argument = click.argument("folder", metavar="BUILD", type=Path)
@@ -284,34 +287,48 @@ def _play_all(built: BuildFolder, count: int | None, seed: int, stall: float, im
 @_build_argument
 @click.option("--target", "targets", multiple=True, help="Chip; may be given several times.  "
               "[default: those of the build]")
-@click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
+@click.option("--board", "boards", multiple=True, help="Board, with its pins, clock and serial "
+              "line; may be given several times.  [default: those of the build]")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True,
               help="Placements to try.")
-@click.option("--clock", type=float, help="Clock to aim at, in MHz.  [default: the chip's]")
+@click.option("--clock", type=float, help="Clock to aim at, in MHz; a board gets one that it "
+              "meets.  [default: the chip's; of a board the fastest that it meets]")
+@click.option("--baud", type=int, help="Bits a second on a board's serial line.  [default: the "
+              "board's]")
+@click.option("--queue", type=click.IntRange(1), help="Bytes off a board's serial line that may "
+              "wait before the network.  [default: those that come in an inference]")
 @click.option("--jobs", type=click.IntRange(1), help="Placements at a time.  [default: all cores]")
 def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds: int,
-          clock: float | None, jobs: int | None) -> None:
+          clock: float | None, baud: int | None, queue: int | None, jobs: int | None) -> None:
     """Synthesize BUILD, place and route it, and pack a bitstream.
+
+    For a chip, pins are anywhere, and Fmax says what the clock could be. For a board, the
+    bitstream is ready to be loaded.
 
     \b
     Example:
       nomul synth build/ --target ice40-hx8k --target ecp5-25k
+      nomul synth build/ --board icebreaker
     """
+    from nomul.boards.catalogue import find_board
     from nomul.boards.targets import target as find_target
     from nomul.build import open_build
     from nomul.synthesis import synthesize_build
 
     built = open_build(folder)
-    names = (*targets, *boards) or built.targets
-    if not names:
-        raise ToolError("a chip must be named: add --target, for example --target ice40-hx8k")
+    if not (targets or boards):
+        targets, boards = built.targets, built.boards
+    if not (targets or boards):
+        raise ToolError("a chip or a board must be named: add --target or --board, for example "
+                        "--target ice40-hx8k")
     if clock is not None and not 0 < clock < 1000:
         raise PlanError(f"clock must be above 0 and below 1000 MHz, not {clock:g}")
-    chips = list({chip.name: chip for chip in map(find_target, names)}.values())
+    chips: dict[str, Target | Board] = {chip.name: chip for chip in map(find_target, targets)}
+    chips |= {board.name: board for board in map(find_board, boards)}
     with bars() as report:
         results, errors = synthesize_build(
-            built, chips, seeds=range(1, seeds + 1), clock_mhz=clock, jobs=jobs,
-            command=command_line(), progress=report)
+            built, list(chips.values()), seeds=range(1, seeds + 1), clock_mhz=clock, baud=baud,
+            queue=queue, jobs=jobs, command=command_line(), progress=report)
     print_table(f"{built.network.name} on gates",
            {"chip": False, "logic cells": True, "of": True, "LUT4": True, "carry": True,
             "FF": True, "block RAM": True, "DSP": True, "Fmax min / median / max (MHz)": True},
@@ -319,6 +336,17 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
              r["bram"], r["dsp"],
              " / ".join(f"{r['fmax_mhz'][k]:.1f}" for k in ("min", "median", "max")))
             for name, r in results.items()])
+    on_boards = {name: r["board"] for name, r in results.items() if "board" in r}
+    if on_boards:
+        print_table("On boards", {"board": False, "clock (MHz)": True, "baud": True,
+                                  "to load it": False},
+                    [(name, f"{b['clock_mhz']:.2f}, met", b["baud"], b["load"])
+                     for name, b in on_boards.items()])
+    for name, b in on_boards.items():
+        if b["missed_mhz"]:
+            complain(f"note: {name}: no placement met "
+                     f"{', '.join(f'{mhz:.2f}' for mhz in b['missed_mhz'])} MHz, so the PLL was "
+                     f"set down to {b['clock_mhz']:.2f} MHz")
     for error in errors:
         complain(str(error))
     if errors:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from numpy.typing import NDArray
 
 from nomul.compiler.errors import DataError
 from nomul.compiler.network import Network
-from nomul.compiler.quantize.datasets import DATASETS, load
+from nomul.compiler.quantize.datasets import DATASETS, load, requantize
+from nomul.compiler.values import Levels
 from nomul.sim.golden import check_images
 
-__all__ = ["RANDOM", "Images", "load_images"]
+__all__ = ["RANDOM", "Images", "load_files", "load_images"]
 
 RANDOM = "random"
 SPLITS = ("train", "validation", "test", "all")
 _RANDOM_IMAGES = 64
+# What the pixels of a picture mean, as in the data sets.
+_PIXELS = Levels.uniform(256, exponent=-8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,76 @@ def load_images(data: str, network: Network, *, split: str = "test") -> Images:
                         f"image, not {labels.dtype} of shape {list(labels.shape)}")
     return Images(source=path.name, split="", codes=codes,
                   labels=None if labels is None else labels.astype(np.int64))
+
+
+def load_files(files: Sequence[Path], network: Network, *, pixels: bool = False) -> Images:
+    """Images in files: pictures of one each, or arrays.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        At least one: ``.npz`` and ``.npy`` files as for `load_images`, or pictures of any kind that
+        Pillow reads, which must have the network's height and width.
+    pixels : bool
+        Whether arrays hold pixels of 0 to 255 instead of the network's codes. Pictures always do.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, or does not fit the network.
+    """
+    parts = [_array_file(path, network, pixels) if path.suffix in (".npy", ".npz")
+             else _picture(path, network) for path in files]
+    labels = [part.labels for part in parts]
+    known = [one for one in labels if one is not None]
+    return Images(source=", ".join(path.name for path in files), split="",
+                  codes=np.concatenate([part.codes for part in parts]),
+                  labels=np.concatenate(known) if len(known) == len(labels) else None)
+
+
+def _array_file(path: Path, network: Network, pixels: bool) -> Images:
+    if not pixels:
+        return load_images(str(path), network)
+    if not path.is_file():
+        raise DataError(f"data file '{path}' must exist; check its name")
+    images = _arrays(path).get("images")
+    if images is None or images.dtype.kind not in "iu" or (
+            images.size and not 0 <= images.min() <= images.max() <= 255):
+        raise DataError(f"data file '{path}' must hold an array named images with pixels of 0 to "
+                        "255; leave out --pixels if it holds codes")
+    return Images(source=path.name, split="", labels=None,
+                  codes=_codes(images.astype(np.uint8), network))
+
+
+def _picture(path: Path, network: Network) -> Images:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise DataError(f"picture '{path}' needs the package 'pillow' to be read; "
+                        "pip install 'nomul[host]'") from error
+    height, width, channels = network.input.shape
+    modes = {1: "L", 3: "RGB", 4: "RGBA"}
+    if channels not in modes:
+        raise DataError(f"picture '{path}' cannot be an image of {channels} channels, which "
+                        f"network {network.name!r} takes; save an array as .npy")
+    try:
+        with Image.open(path) as picture:
+            array = np.asarray(picture.convert(modes[channels]))
+    except FileNotFoundError as error:
+        raise DataError(f"picture '{path}' must exist; check its name") from error
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"picture '{path}' must be a whole picture that Pillow reads, a .npy or a "
+                        f".npz file ({error})") from error
+    if array.shape[:2] != (height, width):
+        raise DataError(f"picture '{path}' must have {width} x {height} pixels for network "
+                        f"{network.name!r}, not {array.shape[1]} x {array.shape[0]}; crop or "
+                        "resize it")
+    return Images(source=path.name, split="", labels=None,
+                  codes=_codes(array.reshape(1, height, width, channels), network))
+
+
+def _codes(pixels: NDArray[np.uint8], network: Network) -> NDArray[np.int64]:
+    return check_images(network, requantize(pixels, _PIXELS, network.input.levels))
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -57,7 +57,8 @@ _VECTOR_CODES = 4_000_000
               "a faster clock.  [default: if a --target is an ECP5]")
 @click.option("--target", "targets", multiple=True, help="Chip, for 'nomul synth'; may be given "
               "several times.")
-@click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
+@click.option("--board", "boards", multiple=True, help="Board, for 'nomul synth' and 'nomul run'; "
+              "may be given several times.")
 @data_option
 @split_option
 @click.option("--vectors", type=click.IntRange(1), help="Images to write test vectors of, the "
@@ -71,12 +72,14 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     \b
     Example:
       nomul build digits.nomul --target ice40-hx8k -o build/
+      nomul build digits.nomul --board icebreaker -o build/
       nomul build digits.nomul --fold dense1=8x4,dense2=5x4 -o build/fast
       nomul build digits.nomul --fps 10000 --clock 48 -o build/paced
       nomul build digits.nomul --max-cells 1200 --target ice40-hx8k -o build/sized
       nomul build digits.nomul --fastest --target ecp5-25k -o build/unrolled
       nomul build mnist.nomul --engine 8 --target ice40-up5k -o build/engine
     """
+    from nomul.boards.targets import board as check_board
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
     from nomul.compiler.plan import intervals, load_plan, plan_interval
@@ -94,6 +97,7 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
                          for part in ("lean", "input_lanes", "registered")):
         raise click.UsageError("--input-lanes, --lean and --registered are parts of the plan; "
                                "change it there")
+    boards = tuple(dict.fromkeys(map(check_board, boards)))
     chips = list({chip.name: chip for chip in map(find_target, (*targets, *boards))}.values())
     if choice["registered"] is None:
         choice["registered"] = any(map(registered, chips))
@@ -114,7 +118,8 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
         vectors or max(20, _VECTOR_CODES // each))
     estimates = estimates or _estimates(network, plan, chips)
     built = write_build(folder, network, plan, images, provenance=provenance,
-                        targets=[chip.name for chip in chips], estimates=estimates,
+                        targets=list(dict.fromkeys(find_target(name).name for name in targets)),
+                        boards=boards, estimates=estimates,
                         command=command_line())
 
     cycles, fps, clock = intervals(plan, network), choice["fps"], choice["clock"]

@@ -262,9 +262,14 @@ def _synthesis(synth: Part | None, interval: int | None) -> Json | None:
             frequency = {**{key: fmax.number(key) for key in ("min", "median", "max")},
                          "seeds": {seed: seeds.number(seed) for seed in seeds.values}
                                   if seeds else {}}
-        median = frequency["median"] if frequency else None
-        rate = median * 1e6 / interval if isinstance(median, int | float) and interval else None
+        board = target.part("board")
+        if board:
+            board.flag("timing_met")
+        # A board has a clock; a chip might have the one that its median placement reaches.
+        clock = board.number("clock_mhz") if board else frequency["median"] if frequency else None
+        rate = clock * 1e6 / interval if isinstance(clock, int | float) and interval else None
         targets[name] = {**target.values, **counts, "fits": target.flag("fits"),
+                         "board": board.values if board else None,
                          "fmax_mhz": frequency, "inferences_per_second": rate}
     return targets
 

@@ -117,6 +117,10 @@ def _badges(facts: Json) -> list[Json]:
             if target["fits"] is not None:
                 badges.append(badge(target["fits"], f"fits {name}" if target["fits"]
                                     else f"too large for {name}"))
+            if board := target["board"]:
+                met = board["timing_met"]
+                badges.append(badge(met, f"{number(board['clock_mhz'], 1)} MHz "
+                                         f"{'' if met else 'not '}met on {name}"))
     return badges
 
 
@@ -156,7 +160,7 @@ def _tiles(facts: Json) -> list[Json]:
         {"name": "cycles an inference", "value": number(interval),
          "note": _against(interval, ideal)},
         {"name": "inferences a second", "value": number(rates[best]) if best else DASH,
-         "note": f"{best}, at its median clock" if best else "needs simulation and synthesis"},
+         "note": f"{best}, at its clock" if best else "needs simulation and synthesis"},
         {"name": "weights", "value": bits(network["memory_bits"]),
          "note": f"{smaller:.1f} {TIMES} below 32-bit floats"},
     ]

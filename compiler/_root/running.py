@@ -1,0 +1,186 @@
+"""``nomul run``: images to a network on a board, or on a simulated one."""
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from nomul.compiler.errors import DataError
+from nomul.terminal import bars, console, data_option, images_of, percent, print_table, split_option
+
+if TYPE_CHECKING:
+    from nomul.boards.host import Client, LinePort, Result
+    from nomul.build import BuildFolder
+    from nomul.images import Images
+
+__all__ = ["run_on_board", "simulated_board"]
+
+# Cycles of a bit on a simulated line: fewer are faster to simulate.
+_DIVISOR = 8
+# Images whose classes are shown one by one.
+_LISTED = 20
+# Seconds that an answer may take beyond what the line and the network need.
+_PATIENCE = 1.0
+
+
+@click.command(name="run")
+@click.argument("folder", metavar="BUILD", type=Path)
+@click.argument("files", metavar="[IMAGE]...", nargs=-1, type=Path)
+@click.option("--port", help="Serial port of the board, for example /dev/ttyUSB1 or COM5.")
+@click.option("--simulate", is_flag=True, help="Ask the same circuit in Verilator instead of a "
+              "board.")
+@click.option("--board", help="Board at the port.  [default: that of the build]")
+@click.option("--baud", type=click.IntRange(1), help="Bits a second.  [default: those of the "
+              "board's bitstream]")
+@click.option("--pixels", is_flag=True, help="Arrays hold pixels of 0 to 255, not codes.")
+@data_option
+@split_option
+@click.option("--images", "count", type=click.IntRange(1), help="How many to send, the first "
+              "ones.  [default: all]")
+def run_on_board(folder: Path, files: tuple[Path, ...], port: str | None, simulate: bool,
+                 board: str | None, baud: int | None, pixels: bool, data: str | None, split: str,
+                 count: int | None) -> None:
+    """Send images to the network of BUILD on a board and print what it makes of them.
+
+    \b
+    IMAGE is a picture of the network's size, or a .npy or .npz file; without any, the images of
+    --data are sent. The board must hold a bitstream of this build.
+    Example:
+      nomul run build/ --port /dev/ttyUSB1 seven.png
+      nomul run build/ --simulate --data digits
+    """
+    from nomul.boards.host import open_port
+    from nomul.build import open_build
+
+    if bool(port) == simulate:
+        raise click.UsageError("give either --port, where the board is, or --simulate")
+    if files and data:
+        raise click.UsageError("give either images or --data")
+    built = open_build(folder)
+    chosen = _images(built, files, pixels, data, split, count)
+    if simulate:
+        with simulated_board(built) as line:
+            _show(built, chosen, line, "the simulated board")
+        return
+    facts = _facts(built, board)
+    rate = baud or facts["baud"]
+    assert port is not None
+    serial = open_port(port, rate, timeout=_timeout(built, rate, facts["clock_mhz"]))
+    try:
+        _show(built, chosen, serial, facts["name"])
+    finally:
+        serial.close()
+
+
+@contextmanager
+def simulated_board(built: BuildFolder) -> Iterator[LinePort]:
+    """The circuit of a board that holds ``built``, in Verilator, as a port."""
+    from amaranth.back import verilog
+
+    from nomul.boards.top import queue_for, serial_top
+    from nomul.compiler.lower import lower
+    from nomul.compiler.plan import intervals
+    from nomul.sim.line import LineSimulation, compiled_line
+
+    core = serial_top(built.network, lower(built.network, built.plan), divisor=_DIVISOR, depth=1)
+    core.depth = queue_for(built.network, built.plan, _DIVISOR, core.image_bytes)
+    text = verilog.convert(core, name="board", emit_src=False, strip_internal_attrs=True)
+    cycles = 8 * sum(intervals(built.plan, built.network).values())
+    with (compiled_line(text, "board") as program, LineSimulation(
+            program, divisor=_DIVISOR, patience=100_000 + cycles) as line):
+        yield line
+
+
+def _images(built: BuildFolder, files: tuple[Path, ...], pixels: bool, data: str | None,
+            split: str, count: int | None) -> Images:
+    from nomul.images import load_files
+
+    if files:
+        chosen = load_files(files, built.network, pixels=pixels)
+    else:
+        chosen = images_of(data, split, built.network, built.provenance)
+    if not len(chosen.codes):
+        raise DataError("there must be at least one image to send")
+    return chosen.first(count or len(chosen.codes))
+
+
+def _facts(built: BuildFolder, board: str | None) -> dict[str, Any]:
+    """What ``nomul synth`` noted of the board."""
+    found: dict[str, dict[str, Any]] = {}
+    file = built.path / "synth.json"
+    if file.is_file():
+        try:
+            synth = json.loads(file.read_text())
+            if synth["network"] == built.network.digest:
+                found = {name: target["board"] for name, target in synth["targets"].items()
+                         if "board" in target}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"file '{file}' must be whole ({error!r}); write it again with "
+                            "'nomul synth'") from error
+    if board is not None:
+        found = {name: facts for name, facts in found.items() if name == board}
+    if not found:
+        raise DataError(f"build '{built.path}' must hold a bitstream for "
+                        f"{board or 'a board'}; make one with 'nomul synth {built.path} --board "
+                        f"{board or 'NAME'}'")
+    if len(found) > 1:
+        raise DataError(f"build '{built.path}' holds bitstreams for {', '.join(found)}; say with "
+                        "--board which one is at the port")
+    facts, = found.values()
+    return facts
+
+
+def _timeout(built: BuildFolder, baud: int, clock_mhz: float) -> float:
+    """Seconds after which no answer comes any more."""
+    from nomul.compiler.plan import intervals
+
+    image = prod(built.network.input.shape) * (built.circuit.s_axis.bits // 8)
+    result = prod(built.network.output.shape) * (built.circuit.m_axis.bits // 8)
+    # A byte takes ten bits, and another byte where it is escaped.
+    line = 20 * (image + result + 40) / baud
+    network = sum(intervals(built.plan, built.network).values()) / (clock_mhz * 1e6)
+    return _PATIENCE + line + 2 * network
+
+
+def _show(built: BuildFolder, images: Images, line: LinePort, where: str) -> None:
+    from nomul.boards.host import Client
+
+    client = Client(line, built.network, s_axis=built.circuit.s_axis,
+                    m_axis=built.circuit.m_axis)
+    start = time.monotonic()
+    results = list(_results(client, images))
+    seconds = time.monotonic() - start
+    labels = [result.label for result in results]
+    if len(results) <= _LISTED:
+        print_table(f"{built.network.name} on {where}",
+                    {"image": True, "class": True, "label": True, "scores": False},
+                    [(number, result.label,
+                      None if images.labels is None else int(images.labels[number]),
+                      None if result.scores is None else
+                      " ".join(map(str, result.scores.reshape(-1).tolist())))
+                     for number, result in enumerate(results)])
+    else:
+        print_table(f"{built.network.name} on {where}", {"class": True, "images": True},
+                    sorted(Counter(labels).items()))
+    accuracy = (None if images.labels is None
+                else float((np.array(labels) == images.labels).mean()))
+    status = client.status()
+    console.print(f"{len(results):,} images, {len(results) / seconds:,.1f} a second"
+                  + (f", accuracy {percent(accuracy)}" if accuracy is not None else "")
+                  + f"; frames damaged on the line {status.damaged:,}, refused {status.refused:,}",
+                  highlight=False)
+
+
+def _results(client: Client, images: Images) -> Iterator[Result]:
+    with bars() as report:
+        for number, result in enumerate(client.infer(images.codes), 1):
+            report("images", number, len(images.codes))
+            yield result
