@@ -148,7 +148,8 @@ class DotProducts(wiring.Component):
                          for lane, lane_terms in enumerate(terms)]
 
         # Sums leave through a shift register, which takes a group when it has run empty.
-        held, held_total = Signal(sums * width), Signal(width if self.total else 0)
+        held = Signal(sums * width)
+        held_total = Signal(width if self.total else 0)
         left = Signal(range(parts + 1))
         leaving = Signal()
         m.d.comb += [

@@ -124,7 +124,7 @@ class LanewiseSums(wiring.Component):
         m.submodules.weights = weights = self.weights()
 
         advance, take = Signal(), Signal()
-        valid, ends = Signal(), Signal()  # of the products
+        valid, ends = Signal(name="valid"), Signal(name="ends")  # of the products
         _, last_tap = count_to(m, "tap", self.taps, take)
 
         m.d.comb += [

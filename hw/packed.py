@@ -166,7 +166,7 @@ class PackedCycle(wiring.Component):
         m = Module()
 
         # What a row needs is known one row ahead; then its bits are at hand, then it is registered.
-        step, primed = Signal(), Signal()
+        step, primed = Signal(name="step"), Signal(name="primed")
         m.d.comb += step.eq(self.next | ~self.valid)
         with m.If(step):
             m.d.sync += [self.valid.eq(primed), primed.eq(1)]

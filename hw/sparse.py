@@ -163,7 +163,7 @@ class SparseDots(wiring.Component):
 
         # Each half of the memory holds a vector; the entries take them in turns.
         whole = Signal(range(3))
-        write_half, read_half = Signal(), Signal()
+        write_half, read_half = Signal(name="write_half"), Signal(name="read_half")
         put, step, advance = Signal(), Signal(), Signal()
         chunk, put_ends = count_to(m, "chunk", self.chunks, put)
         starts = accumulate(self._widths, initial=0)
@@ -218,7 +218,7 @@ class SparseDots(wiring.Component):
         valid, ends = step, last
         for stage in range(3):
             valid, ends = later(f"valid_{stage}", valid), later(f"last_{stage}", ends)
-        acc, total = Signal(signed(width)), Signal(signed(width))
+        acc, total = (Signal(signed(width), name=name) for name in ("acc", "total"))
         m.d.comb += total.eq(acc + term)
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)

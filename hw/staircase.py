@@ -240,7 +240,7 @@ class ShiftClipRows(wiring.Component):
              for offset, shift, sign in zip(self.offsets, self.shifts, self.negate, strict=True)],
             size, self.lanes, self.storage)
 
-        advance, summed, shifted = Signal(), Signal(), Signal()
+        advance, summed, shifted = (Signal(name=name) for name in ("advance", "summed", "shifted"))
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(constants.valid & advance),

@@ -20,8 +20,10 @@ from nomul.compiler.errors import DataError, NomulError, PlanError, ToolError
 from nomul.compiler.network import Codes, Network, Weighted
 from nomul.learning import compare_methods, train
 from nomul.planning import build, explore_plans
+from nomul.silicon import flip_bits
 from nomul.terminal import (
     bars,
+    build_argument,
     command_line,
     complain,
     console,
@@ -87,8 +89,6 @@ def main() -> None:
 
 for command in (train, compare_methods, build, explore_plans):
     cli.add_command(command)
-
-_build_argument = click.argument("folder", metavar="BUILD", type=Path)
 
 
 @cli.command()
@@ -186,7 +186,7 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
 
 
 @cli.command()
-@_build_argument
+@build_argument
 @click.option("--images", type=int, help="How many to play.  [default: all vectors]")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the stalls.")
 @click.option("--stall", type=float, default=0.3, show_default=True,
@@ -281,7 +281,7 @@ def _play_all(built: BuildFolder, count: int | None, seed: int, stall: float, im
 
 
 @cli.command()
-@_build_argument
+@build_argument
 @click.option("--target", "targets", multiple=True, help="Chip; may be given several times.  "
               "[default: those of the build]")
 @click.option("--board", "boards", multiple=True, help="Board; takes the chip on it.")
@@ -325,8 +325,11 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
         raise click.exceptions.Exit(2)
 
 
+cli.add_command(flip_bits)
+
+
 @cli.command()
-@_build_argument
+@build_argument
 def report(folder: Path) -> None:
     """Write report.html, one page with everything, and report.json into BUILD.
 
