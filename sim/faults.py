@@ -150,6 +150,9 @@ class Bench:
                 effect.classes != self.golden.classes).any():
             raise ToolError("circuit must give the golden model's scores without an upset, but "
                             "does not; find the first difference with 'nomul sim'")
+        if effect.parity_error:
+            raise ToolError("circuit must not raise parity_error without an upset, but does; "
+                            "build it again with 'nomul build'")
 
 
 @contextmanager
@@ -236,7 +239,7 @@ class _Program:
                  found: Sequence[Place], folder: Path) -> None:
         self.network, self.circuit, self.folder, self.places = network, circuit, folder, found
         self.images = len(codes)
-        self.parity = "parity_error" in _ports(network.name, circuit.verilog)
+        self.parity = circuit.parity
         layer = _scores(network)
         tap = next((tap for tap in circuit.taps if tap.layer == layer), None)
         assert tap is not None, "every layer in hardware has a tap"
@@ -344,10 +347,3 @@ endmodule
             scores=in_order(scores, self.network.wires[self.scores.layer].shape, self.scores),
             framing=bool(framing), frame_error=bool(frame_error),
             parity_error=bool(parity_error)), first, last
-
-
-def _ports(name: str, verilog: str) -> list[str]:
-    """Ports of the module ``name``."""
-    found = re.search(rf"^module {re.escape(name)}\((.*?)\);", verilog, re.MULTILINE | re.DOTALL)
-    assert found, "the top module is there"
-    return [port.strip() for port in found[1].split(",")]

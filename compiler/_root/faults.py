@@ -1,8 +1,12 @@
-"""What single-bit upsets do to a network in hardware: ``nomul faults``."""
+"""What single-bit upsets do to a network in hardware: ``nomul faults``.
+
+docs/faults.md is made by ``python -m nomul.faults docs``.
+"""
 from __future__ import annotations
 
 import enum
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -13,14 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nomul.boards.shell import PinShell
+from nomul.boards.synth import synthesize
+from nomul.boards.targets import target
+from nomul.compiler.emit import emit
 from nomul.compiler.files import replace_file
-from nomul.sim.faults import Bench, Effect, draw
+from nomul.compiler.lower import lower
+from nomul.compiler.network import Network
+from nomul.compiler.plan import Plan
+from nomul.compiler.planner import make_plan
+from nomul.compiler.storage import load
+from nomul.images import load_images
+from nomul.sim.faults import Bench, Effect, draw, faults_bench
 from nomul.sim.stimulus import Progress
 from nomul.sim.upsets import Kind
-from nomul.tables import Row
+from nomul.tables import Row, table, versions
 
-__all__ = ["HEADER", "Faults", "Harm", "Result", "inject", "plot", "rows",
-           "write"]
+__all__ = ["HEADER", "Faults", "Harm", "Result", "inject", "main", "plot",
+           "rows", "write"]
 
 HEADER: Row = ("bits of", "bits", "upsets", "no effect", "scores only", "classes", "hangs",
                "until reset", "accuracy", "worst", "flagged")
@@ -228,3 +242,104 @@ def write(faults: Faults, folder: Path, title: str, facts: dict[str, Any]) -> No
     folder.mkdir(exist_ok=True)
     (folder / "faults.json").write_text(json.dumps({**facts, **figures(faults)}, indent=1) + "\n")
     plot(faults, title, folder / "faults.png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """What docs/faults.md says of a network."""
+
+    file: str
+    data: str
+    lean: bool
+    upsets: int
+    images: int
+    parities: tuple[bool, ...]
+
+    def plan(self, network: Network, parity: bool) -> Plan:
+        return make_plan(network, lean=self.lean, parity=parity)
+
+
+_SHOWN = (
+    _Shown(file="digits_pow2_3bit", data="digits", lean=False, upsets=500, images=60,
+           parities=(False, True)),
+    _Shown(file="mnist_lenet", data="mnist", lean=True, upsets=60, images=10, parities=(True,)),
+)
+_CHIPS = ("ice40-hx8k", "ice40-up5k")
+_COST: Row = ("network", "chip", "parity", "logic cells", "LUT4", "FF", "block RAM", "Fmax, MHz")
+
+
+def _cost(shown: _Shown, network: Network, chip: str, parity: bool) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        found = synthesize(PinShell(lower(network, shown.plan(network, parity))), network.name,
+                           target(chip), Path(folder) / "synth", seeds=(1,))
+    return (f"`{shown.file}`", chip, "yes" if parity else "no", found.logic_cells,
+            found.counts.lut4, found.counts.ff, found.counts.bram,
+            f"{found.placements[0].fmax_mhz:.1f}")
+
+
+def main(docs: Path, zoo: Path) -> None:
+    """Write ``faults.md`` and its pictures in ``docs``."""
+    parts = ["# What a flipped bit does",
+             "Made by `make bench`; do not edit. "
+             + versions("verilator", "pyosys", "nextpnr-ice40", "amaranth"), _INTRODUCTION]
+    costs: list[Row] = []
+    for shown in _SHOWN:
+        network = load(zoo / f"{shown.file}.nomul")
+        images = load_images(shown.data, network, split="test").first(shown.images)
+        for parity in shown.parities:
+            plan = shown.plan(network, parity)
+            with faults_bench(network, plan, emit(network, plan), images.codes) as bench:
+                found = inject(bench, images.labels, upsets=shown.upsets)
+            name = f"{shown.file}, {'with' if parity else 'without'} parity"
+            print(name, *rows(found), sep="\n", flush=True)
+            picture = f"faults_{shown.file}{'_parity' * parity}.png"
+            plot(found, name, docs / picture)
+            parts += [f"## `{shown.file}`, {'with' if parity else 'without'} parity",
+                      f"{found.images} test images, of which {_percent(found.accuracy or 0)} are "
+                      f"right without an upset; {bench.interval:,} cycles an image.",
+                      table(HEADER, rows(found)), f"![]({picture})"]
+        for chip in _CHIPS:
+            for parity in (False, True):
+                costs.append(_cost(shown, network, chip, parity))
+                print(*costs[-1], flush=True)
+    parts += ["## What parity takes", _PARITY, table(_COST, costs)]
+    replace_file(docs / "faults.md", "\n\n".join(parts) + "\n")
+
+
+_INTRODUCTION = """\
+`nomul faults BUILD` flips single bits of a build's Verilog in Verilator, one at a time, and plays
+test images with each. One compiled simulation serves all upsets: bits are reached by the names of
+registers and memories, and what a register is for follows from the component that it is in
+(`nomul.sim.upsets`; a register that is not known there is an error). Bits are drawn evenly among
+those of a kind.
+
+- *assignments*, *tables* and *constants* are read-only memories: weights, product tables and
+  embeddings, offsets and thresholds. Their bits stay flipped, from the first cycle to the last
+  image.
+- *buffers* are memories that are written; *accumulators* sums that are not complete, and the best
+  score so far; *data* registers hold codes, sums and words on their way; *control* registers count,
+  address and say what is valid. Their bits are flipped once, in a random cycle of an interval in
+  which the circuit is full, before a random image.
+
+*No effect*, *scores only*, *classes* and *hangs* say what the worst was that happened to any image:
+a hang is a circuit that takes more than twice its time. *Until reset* are upsets behind which the
+image that is played last is still wrong. *Accuracy* is the mean over all upsets, and *worst* the
+least; images that never came count as wrong. *Flagged* are upsets that set `frame_error` or, with
+parity, `parity_error`.
+
+Tests hold it to account: without an upset the results are those of the golden model in every bit;
+a flipped bit of a weight gives exactly the scores of the network that has the other weight; a
+flipped bit of an accumulator moves one score of one image, by that power of two.
+
+Not covered: constants that the circuit has no memory for (they are wires and look-up tables), the
+configuration memory of an FPGA, more than one bit at a time, and upsets during reset."""
+
+_PARITY = """\
+`nomul build --parity` (in a plan: `parity` of each layer) gives every word of every read-only
+memory a bit more, which makes the number of its ones even. It is checked whenever a word is read;
+an odd one sets the port `parity_error` until reset. Any single bit of a word that is read is found;
+the results are the same in every bit. Without it, circuits are as they were. One placement each."""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[1]).parent / "examples" / "zoo")

@@ -2,6 +2,7 @@
 """Upsets in Verilator: each does what the changed network, or changed arithmetic, would do."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,13 @@ from nomul.compiler.planner import make_plan
 from nomul.compiler.storage import load
 from nomul.compiler.values import Ints
 from nomul.faults import Harm, inject
+from nomul.hw import table
 from nomul.hw.product import ShiftAddProducts
 from nomul.images import Images, load_images
 from nomul.sim.faults import Bench, Upset, draw, faults_bench
 from nomul.sim.golden import run
+from nomul.sim.random_images import random_image_network
+from nomul.sim.random_networks import random_network, random_plan
 from nomul.sim.upsets import Kind
 
 pytestmark = pytest.mark.cocotb
@@ -184,3 +188,42 @@ def test_harm_is_told_apart(bench: Bench) -> None:
                 assert result.accuracy == found.accuracy
     harms = {result.harm for results in found.results.values() for result in results}
     assert harms == set(Harm)
+
+
+@pytest.mark.parametrize("network", [random_image_network(4), random_network(7)],
+                         ids=lambda network: network.name)
+def test_parity_flags_what_it_reads(network: Network) -> None:
+    """Every wrong bit of a table that is read in order; of others, every one that matters."""
+    plan = random_plan(network, 4)
+    plan = replace(plan, layers=tuple(replace(entry, parity=True) for entry in plan.layers))
+    circuit = emit(network, plan)
+    assert circuit.parity
+    images = load_images("random", network).first(6)
+    flagged = 0
+    with faults_bench(network, plan, circuit, images.codes) as opened:
+        for kind in (Kind.ASSIGNMENT, Kind.TABLE, Kind.CONSTANT):
+            for effect in opened.play(draw(opened, kind, 150, 3), jobs=2):
+                assert effect.upset is not None
+                component = effect.upset.place.path[-2]
+                in_order = re.fullmatch(r"weights|entries|constants|column_\d+", component)
+                matters = not effect.finished or (effect.scores != opened.golden.scores).any()
+                assert effect.parity_error or not (matters or in_order), effect.upset
+                flagged += effect.parity_error
+    assert flagged > 150
+
+
+def test_a_wrong_generator_of_parity_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, _, images = digits()
+    plan = make_plan(network, FOLDS, parity=True)
+    monkeypatch.setattr(table, "_even", lambda word, width: word)
+    with (pytest.raises(ToolError, match="must not raise parity_error without an upset"),
+          faults_bench(network, plan, emit(network, plan), images.codes)):
+        pass
+
+
+def test_without_parity_there_is_no_flag() -> None:
+    network, plan, circuit, _ = digits()
+    assert not circuit.parity and "parity" not in circuit.verilog
+    assert "fetched" not in circuit.verilog
+    partly = replace(plan, layers=(replace(plan.layers[0], parity=True), *plan.layers[1:]))
+    assert emit(network, partly).parity
