@@ -52,6 +52,8 @@ bench: setup
 	$(BIN)/python -m nomul.lanes docs
 	$(BIN)/python -m nomul.costs docs
 	$(BIN)/python -m nomul.peers docs
+	$(BIN)/python -m nomul.faults docs
+	$(BIN)/python -m nomul.asic docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup

@@ -20,7 +20,7 @@ from nomul.compiler.errors import DataError, NomulError, PlanError, ToolError
 from nomul.compiler.network import Codes, Network, Weighted
 from nomul.learning import compare_methods, train
 from nomul.planning import build, explore_plans
-from nomul.silicon import flip_bits
+from nomul.silicon import flip_bits, for_asic
 from nomul.terminal import (
     bars,
     build_argument,
@@ -325,7 +325,8 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
         raise click.exceptions.Exit(2)
 
 
-cli.add_command(flip_bits)
+for command in (flip_bits, for_asic):
+    cli.add_command(command)
 
 
 @cli.command()
