@@ -103,14 +103,14 @@ class DotProducts(wiring.Component):
         return [sum(encoding[field] << n * width for n, field in enumerate(row))
                 for row in self.fields()]
 
-    def weights(self, parity: Signal | None = None) -> Cycle | PackedCycle:
+    def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle:
         """The weight table."""
         width, places = self.products.index_shape.width, self.products.lanes * self.products.inputs
         if self.packed is None:
-            return Cycle(places * width, self.words(), storage=self.storage, parity=parity)
+            return Cycle(places * width, self.words(), storage=self.storage, flag=flag)
         return PackedCycle(self.fields(), run=self.chunks, width=width, storage=self.storage,
                            encoding=[self.products.encoding[index] for index in self.packed],
-                           parity=parity)
+                           flag=flag)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -112,14 +112,14 @@ class LanewiseSums(wiring.Component):
                     for lane, (products, field) in enumerate(zip(self.products, row, strict=True)))
                 for row in self.fields()]
 
-    def weights(self, parity: Signal | None = None) -> Cycle | PackedCycle:
+    def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle:
         """The weight table."""
         width, fields = self.products[0].index_shape.width, self.fields()
         if self.packed is None or len(fields) == 1:
-            return Cycle(self.lanes * width, self.words(), storage=self.storage, parity=parity)
+            return Cycle(self.lanes * width, self.words(), storage=self.storage, flag=flag)
         return PackedCycle(fields, run=self.taps, width=width, storage=self.storage,
                            encoding=[self.products[0].encoding[index] for index in self.packed],
-                           parity=parity)
+                           flag=flag)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -64,7 +64,7 @@ class PackedCycle(wiring.Component):
         Bits of a field as it leaves.
     storage : Storage
         What holds the bits; columns of fewer than 1024 bits are logic anyway.
-    parity : Signal, optional
+    flag : Signal, optional
         Is raised by words of the memories with a wrong bit; they have a bit more then.
 
     Members
@@ -78,13 +78,13 @@ class PackedCycle(wiring.Component):
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], *, run: int, encoding: Sequence[int],
-                 width: int, storage: Storage, parity: Signal | None = None) -> None:
+                 width: int, storage: Storage, flag: Signal | None = None) -> None:
         self.rows = tuple(tuple(int(field) for field in row) for row in rows)
         self.run = run
         self.encoding = tuple(int(word) for word in encoding)
         self.width = width
         self.storage = storage.plain  # rows are registered anyway
-        self.parity = parity
+        self.flag = flag
         if not any(map(any, self.rows)) or len({len(row) for row in self.rows}) > 1:
             raise ValueError("Rows must have as many fields each, and not all of them absent")
         if run < 1 or len(self.rows) % run:
@@ -200,13 +200,13 @@ class PackedCycle(wiring.Component):
     def _cycles(self, m: Module, step: Value, ahead: Ahead) -> Value:
         """The memories side by side."""
         found = []
-        flags = [parity_flag(self.parity is not None) for _ in self.columns]
-        merge_flags(m, self.parity, flags)
+        flags = [parity_flag(self.flag is not None) for _ in self.columns]
+        merge_flags(m, self.flag, flags)
         for n, ((width, users), words) in enumerate(zip(self.columns, self.words, strict=True)):
             small = width * len(words) < BLOCK_BITS
             m.submodules[f"column_{n}"] = column = Cycle(
                 width, words, storage=Storage.LOGIC if small else self.storage,
-                parity=flags[n])
+                flag=flags[n])
             used = ahead(f"used_{n}", [layout in users for layout in range(len(self.layouts))])
             m.d.comb += column.next.eq(step & used)
             found.append(column.row)
@@ -231,7 +231,7 @@ class PackedCycle(wiring.Component):
         with m.If(step & push):
             m.d.sync += address.eq(following(address, len(words)))
         word = look_up(m, "table", width, words, address, step & push, self.storage,
-                       self.parity)
+                       self.flag)
 
         # Without a push, no row reaches deeper than what is left over.
         rest = Signal(self.depth)

@@ -164,7 +164,7 @@ class SparseDots(wiring.Component):
         write, read = vectors.write_port(), vectors.read_port()
         m.submodules.entries = entries = Cycle(max(1, sum(self._widths)), self.words(),
                                                storage=self.storage,
-                                               parity=self.parity_error)
+                                               flag=self.parity_error)
 
         # Each half of the memory holds a vector; the entries take them in turns.
         whole = Signal(range(3))

@@ -22,14 +22,14 @@ _LOGIC_ROWS = 16
 
 
 def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage,
-               parity: Signal | None) -> Cycle:
+               flag: Signal | None) -> Cycle:
     """A row of ``size`` bits for each lane of each beat; a single row is the same for all."""
     if len(rows) == 1:
         words = [sum(rows[0] << lane * size for lane in range(lanes))]
     else:
         words = [sum(row << lane * size for lane, row in enumerate(rows[n:n + lanes]))
                  for n in range(0, len(rows), lanes)]
-    return Cycle(unsigned(size * lanes), words, storage=storage, parity=parity)
+    return Cycle(unsigned(size * lanes), words, storage=storage, flag=flag)
 
 
 def _handshake(m: Module, unit: Offset | Comparators, constants: Cycle) -> Signal:

@@ -129,7 +129,7 @@ class Cycle(wiring.Component):
         Contents; at least one row, each within ``shape``.
     storage : Storage
         What holds them. A table of one row takes no hardware.
-    parity : Signal, optional
+    flag : Signal, optional
         Is raised by words with a wrong bit (see `look_up`); they have a bit more then.
 
     Members
@@ -143,13 +143,13 @@ class Cycle(wiring.Component):
     """
 
     def __init__(self, shape: ShapeLike, rows: Iterable[int], *, storage: Storage,
-                 parity: Signal | None = None) -> None:
+                 flag: Signal | None = None) -> None:
         self.shape = Shape.cast(shape)
         self.rows = check_rows(self.shape, rows)
         if not self.rows:
             raise ValueError("Table must have at least one row")
         self.storage = storage
-        self.parity = parity
+        self.flag = flag
         super().__init__({"row": Out(self.shape), "valid": Out(1), "next": In(1)})
 
     def elaborate(self, platform: object) -> Module:
@@ -163,7 +163,7 @@ class Cycle(wiring.Component):
         enable = self.next | ~self.valid
         m.d.comb += self.row.eq(
             look_up(m, "table", self.shape, self.rows, address, enable, self.storage,
-                    self.parity))
+                    self.flag))
         valid: Value = Const(1)
         for n in range(self.storage.latency - 1):
             fetched = Signal(name=f"fetched_{n}")

@@ -261,11 +261,10 @@ class _Program:
     def _wrapper(self) -> str:
         """The network, and what its class is chosen from, as ports."""
         name, tap, size = self.network.name, self.tap, self.scores.bits
-        fields = ", ".join(
-            "{" + (f"{{{size - tap.bits}{{{top if tap.signed else zero}}}}}, "
-                   if size > tap.bits else "") + f"payload[{n * tap.bits} +: {tap.bits}]" + "}"
-            for n in reversed(range(tap.lanes))
-            for top, zero in [(f"payload[{(n + 1) * tap.bits - 1}]", "1'b0")])
+        fields = []
+        for lane in reversed(range(tap.lanes)):
+            sign = f"payload[{(lane + 1) * tap.bits - 1}]" if tap.signed else "1'b0"
+            fields += [sign] * (size - tap.bits) + [f"payload[{lane * tap.bits} +: {tap.bits}]"]
         i_bits, o_bits = (port.lanes * port.bits
                           for port in (self.circuit.s_axis, self.circuit.m_axis))
         ports = ["clk", "rst", "s_axis_tdata", "s_axis_tvalid", "s_axis_tready", "s_axis_tlast",
@@ -280,7 +279,7 @@ module {name}_faults
      output parity_error, output [{tap.lanes * size - 1}:0] scores, output scores_taken);
   {name} network ({", ".join(f".{port}({port})" for port in ports)});
   wire [{tap.lanes * tap.bits - 1}:0] payload = {wire}payload;
-  assign scores = {{{fields}}};
+  assign scores = {{{', '.join(fields)}}};
   assign scores_taken = {wire}valid & {wire}ready;
   {"" if self.parity else "assign parity_error = 0;"}
 endmodule

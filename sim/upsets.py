@@ -194,11 +194,11 @@ def _memory_kind(component: str, path: tuple[str, ...]) -> Kind:
 
 
 def _register_kind(component: str, name: str, path: tuple[str, ...]) -> Kind:
-    stem = re.sub(r"_+", "_", re.sub(r"\d+", "", name)) if re.search(r"\d", name) else name
-    if "$" in name[1:]:
-        # A signal called like a port: the port's name is the plain one.
-        stem = name.split("$")[0]
-        stem = f"{stem}$" if f"{stem}$" in _CONTROL.get(component, ()) else stem
+    given = re.sub(r"\$\d+$", "", name)  # as before names were made unique
+    stem = re.sub(r"_+", "_", re.sub(r"\d+", "", given)) if re.search(r"\d", given) else given
+    # A signal that is called like a port: the port's name is the plain one.
+    if given != name and f"{stem}$" in _CONTROL.get(component, ()):
+        stem = f"{stem}$"
     for kind, names in ((Kind.DATA, _DATA), (Kind.ACCUMULATOR, _ACCUMULATORS),
                         (Kind.CONTROL, _CONTROL)):
         if stem in names.get(component, ()):

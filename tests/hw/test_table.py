@@ -70,7 +70,7 @@ def test_parity_flags_every_wrong_bit(storage: Storage, monkeypatch: pytest.Monk
 
             flag = Signal()
             monkeypatch.setattr(table, "_even", wrong)
-            dut = Cycle(signed(4), rows, storage=storage, parity=flag)
+            dut = Cycle(signed(4), rows, storage=storage, flag=flag)
             # The register behind a block RAM holds a row a step longer.
             assert flags_seen(dut, flag, 5 - ahead) == {row - ahead} - {-1}
 
@@ -79,12 +79,12 @@ def test_parity_flags_every_wrong_bit(storage: Storage, monkeypatch: pytest.Monk
 def test_parity_is_silent_and_changes_no_row(storage: Storage,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     flag, rows = Signal(), [-3, 7, 1, -8, 5]
-    assert flags_seen(Cycle(signed(4), rows, storage=storage, parity=flag), flag, 15) == set()
-    dut = Cycle(signed(4), rows, storage=storage, parity=Signal())
+    assert flags_seen(Cycle(signed(4), rows, storage=storage, flag=flag), flag, 15) == set()
+    dut = Cycle(signed(4), rows, storage=storage, flag=Signal())
     assert rows_seen(dut, 20, 3) == (rows * 20)[:20]
     # A generator that is wrong is found: -3, 7, 1 and -8 are odd.
     monkeypatch.setattr(table, "_even", lambda word, width: word)
-    assert len(flags_seen(Cycle(signed(4), rows, storage=storage, parity=flag), flag, 10)) == 8
+    assert len(flags_seen(Cycle(signed(4), rows, storage=storage, flag=flag), flag, 10)) == 8
 
 
 def test_one_row_takes_no_clock() -> None:
