@@ -53,6 +53,8 @@ bench: setup
 	$(BIN)/python -m nomul.costs docs
 	$(BIN)/python -m nomul.engines docs
 	$(BIN)/python -m nomul.peers docs
+	$(BIN)/python -m nomul.faults docs
+	$(BIN)/python -m nomul.asic docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup

@@ -204,7 +204,8 @@ class PinShell(wiring.Component):
     ----------
     top : wiring.Component
         Network with the members ``s_axis_tdata``, ``s_axis_tvalid``, ``s_axis_tready``,
-        ``s_axis_tlast``, the same with ``m_axis_``, and ``frame_error``; data in whole bytes.
+        ``s_axis_tlast``, the same with ``m_axis_``, and ``frame_error``; data in whole bytes. It
+        may have ``parity_error`` too.
 
     Members
     -------
@@ -217,7 +218,7 @@ class PinShell(wiring.Component):
     m_axis_tready : In(1)
     m_axis_tlast : Out(1)
     frame_error : Out(1)
-        The network's, a cycle later.
+        The network's, a cycle later; and ``parity_error``, if it has one.
     """
 
     s_axis_tdata: Signal
@@ -237,6 +238,7 @@ class PinShell(wiring.Component):
             "s_axis_tdata": In(8), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
             "s_axis_tlast": In(1), "m_axis_tdata": Out(8), "m_axis_tvalid": Out(1),
             "m_axis_tready": In(1), "m_axis_tlast": Out(1), "frame_error": Out(1),
+            **({"parity_error": Out(1)} if "parity_error" in ports else {}),
         }
         if ports != expected:
             raise TypeError(f"Top component must have the members {', '.join(expected)} "
@@ -294,5 +296,7 @@ class PinShell(wiring.Component):
             sent.o.ready.eq(self.m_axis_tready),
         ]
         m.d.sync += self.frame_error.eq(top.frame_error)
+        if "parity_error" in self.signature.members:
+            m.d.sync += self.parity_error.eq(top.parity_error)
 
         return m

@@ -74,7 +74,8 @@ def staircase_parts(staircase: Staircase | None, terms: SumTerms, plan: LayerPla
         offsets = moves.offsets.tolist()
         parts["offset"] = Offset(
             shape, moves.shape, lanes=lanes, negate=bool(moves.negate[0]),
-            offsets=offsets if np.ptp(moves.offsets) else offsets[:1], storage=plan.constants_in)
+            offsets=offsets if np.ptp(moves.offsets) else offsets[:1], storage=plan.constants_in,
+            parity=plan.parity)
         shape = moves.shape
     return parts | coders(staircase, moves, shape, plan, lanes)
 
@@ -82,7 +83,8 @@ def staircase_parts(staircase: Staircase | None, terms: SumTerms, plan: LayerPla
 def coders(staircase: Staircase | None, moves: Moves, shape: Any, plan: LayerPlan, lanes: int,
            ) -> Parts:
     """Make codes of moved sums of ``shape``, or of others where outputs have their own shifts."""
-    options: dict[str, Any] = {"lanes": lanes, "storage": plan.constants_in}
+    options: dict[str, Any] = {"lanes": lanes, "storage": plan.constants_in,
+                               "parity": plan.parity}
     if staircase is None:
         return {}
     codes = len(staircase.levels)

@@ -51,6 +51,8 @@ class Emitted:
         Its first line holds the network's digest, which `verilog_digest` reads.
     s_axis, m_axis : Port
         Fields of ``tdata``.
+    parity : bool
+        Whether there is a port ``parity_error``.
     taps : tuple of Port
         Streams behind the layers: wires ``<layer>__payload``, ``__valid`` and ``__ready`` in
         the submodule ``body``.
@@ -60,6 +62,7 @@ class Emitted:
     s_axis: Port
     m_axis: Port
     taps: tuple[Port, ...]
+    parity: bool = False
 
 
 def emit(network: Network, plan: Plan) -> Emitted:
@@ -73,7 +76,8 @@ def emit(network: Network, plan: Plan) -> Emitted:
         s_axis=_port(network.layers[0].name, top.i_layout, axis=True),
         m_axis=_port(network.layers[-1].name, top.o_layout, axis=True),
         taps=tuple(_port(name, part.o.payload.shape()) for name, part in parts.items()
-                   if name in network.wires))
+                   if name in network.wires),
+        parity=bool(top.flags))
 
 
 def _port(layer: str, layout: Any, *, axis: bool = False) -> Port:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nomul.compiler.errors import DataError
 
-__all__ = ["new_folder", "replace_file"]
+__all__ = ["check_replaceable", "new_folder", "replace_file"]
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -30,6 +30,13 @@ def replace_file(path: Path, content: bytes | str) -> None:
             Path(temporary).unlink(missing_ok=True)
         raise DataError(f"file '{path}' cannot be written ({error.strerror}); "
                         "free space or choose another place") from error
+
+
+def check_replaceable(folder: Path, marker: str, what: str) -> None:
+    """`DataError` if ``folder`` holds something else than ``what``, which has a file ``marker``."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+        raise DataError(f"folder '{folder}' must be new, empty or hold {what}, because its "
+                        "contents are replaced; choose another one")
 
 
 @contextmanager

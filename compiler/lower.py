@@ -1,13 +1,14 @@
 """Networks and plans to hardware components."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import unsigned
+from amaranth.hdl import Signal, unsigned
 from amaranth.lib import data
 
 from nomul.compiler.adders import adder_graph
@@ -77,8 +78,18 @@ _SPARE_BEATS = 4
 def lower(network: Network, plan: Plan) -> AxisTop:
     """The hardware of ``network`` built as ``plan`` says, with AXI4-Stream ports."""
     *positions, elements = network.output.shape
-    return AxisTop(lower_body(network, plan), i_length=prod(network.input.shape),
-                   o_length=elements, o_vectors=prod(positions))
+    body = lower_body(network, plan)
+    return AxisTop(body, i_length=prod(network.input.shape), o_length=elements,
+                   o_vectors=prod(positions), flags=list(_flags(body)))
+
+
+def _flags(part: Any) -> Iterator[Signal]:
+    """What the tables in ``part`` raise when a word has a wrong bit, if the plan says so."""
+    if isinstance(part, Chain | Graph):
+        for inner in part.parts.values():
+            yield from _flags(inner)
+    elif (flag := getattr(part, "parity_error", None)) is not None:
+        yield flag
 
 
 def lower_body(network: Network, plan: Plan) -> Graph:
@@ -188,7 +199,8 @@ def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) 
     assert isinstance(wire, Codes)
     if isinstance(layer, PixelEmbedding):
         return {"table": Embedding(layer.table.tolist(), code_shape=layer.levels.bits,
-                                   channels=wire.shape[2], storage=entry.weights_in)}
+                                   channels=wire.shape[2], storage=entry.weights_in,
+                                   parity=entry.parity)}
     if isinstance(layer, MaxPool):
         return {"window": _windows(layer.window, wire, element, entry, pad=0, lanewise=True),
                 "max": LanewiseMax(element, lanes=entry.outputs, taps=prod(layer.window.kernel))}
@@ -217,7 +229,8 @@ def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> P
         return ShiftAddProducts(table, lanes=lanes, inputs=inputs)
     if plan.product is ProductCircuit.MASKED:
         return MaskedProducts(table, lanes=lanes, inputs=inputs)
-    return TableProducts(table, lanes=lanes, inputs=inputs, storage=plan.products_in)
+    return TableProducts(table, lanes=lanes, inputs=inputs, storage=plan.products_in,
+                         parity=plan.parity)
 
 
 def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: LayerPlan,
@@ -225,7 +238,8 @@ def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: L
     """Dot products with ``rows``, weights of ``terms`` with places for absent inputs."""
     products = _products(terms, plan, lanes=plan.outputs, inputs=plan.inputs)
     shape = _sum_shape(terms)
-    options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed}
+    options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed,
+                               "parity": plan.parity}
     if not isinstance(products, MaskedProducts):
         return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, **options)}
     entries = terms.assignment if packed is None else np.array(packed)[terms.assignment]
@@ -286,7 +300,7 @@ def _corrected(parts: Parts, sparse: SparseTerms, terms: SumTerms, plan: LayerPl
     vector, shape = next(iter(parts.values())).i.payload.shape(), _sum_shape(terms)
     reach = signed_range(*sparse.range())
     walk = SparseDots(sparse.table, sparse.rows, inputs=stage.takes.length,
-                      lanes=stage.takes.lanes, storage=plan.weights_in,
+                      lanes=stage.takes.lanes, storage=plan.weights_in, parity=plan.parity,
                       acc_shape=min(shape, reach, key=lambda s: s.width))
     corrections: Parts = {"corrections": walk}
     if lanes > 1:
@@ -325,7 +339,7 @@ def _lanewise(layer: Conv2d | SumPool, terms: SumTerms, packed: list[int] | None
         "sums": LanewiseSums([_products(terms, simple, lanes=1, inputs=1)
                               for _ in range(plan.outputs)], terms.assignment.tolist(),
                              acc_shape=_sum_shape(terms), storage=plan.weights_in,
-                             packed=packed),
+                             packed=packed, parity=plan.parity),
     }
 
 

@@ -77,6 +77,8 @@ class LayerPlan:
     depth : int
         Beats of ``inputs`` codes that the layer's buffer holds: the replay buffer of a
         dense layer (0 builds none, which needs all outputs at once), or the rows of a window.
+    parity : bool
+        Whether words of tables have a parity bit, which is checked when they are read.
     """
 
     name: str
@@ -89,6 +91,7 @@ class LayerPlan:
     staircase: StaircaseCircuit
     depth: int
     buffer_in: Storage = Storage.BLOCK
+    parity: bool = False
 
     @property
     def fold(self) -> Fold:
@@ -407,6 +410,12 @@ def _count(value: Any) -> int:
     return value
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise PlanError(f"parity must be true or false, not {value!r}")
+    return value
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise PlanError(f"names must be text, not {value!r}")
@@ -423,11 +432,12 @@ def _choice(kind: type[_Choice], value: Any) -> _Choice:
 
 def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
     if isinstance(entry, dict):
-        entry = {"buffer_in": Storage.BLOCK.value, **entry}  # plans of earlier versions lack it
+        # Plans of earlier versions lack these.
+        entry = {"buffer_in": Storage.BLOCK.value, "parity": False, **entry}
     _only(entry, {field.name for field in fields(LayerPlan)}, "layer")
     return LayerPlan(
         name=_text(entry["name"]), outputs=_count(entry["outputs"]),
-        inputs=_count(entry["inputs"]), depth=_count(entry["depth"]),
+        inputs=_count(entry["inputs"]), depth=_count(entry["depth"]), parity=_flag(entry["parity"]),
         product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         **{name: _choice(Storage, entry[name])

@@ -49,7 +49,7 @@ _UNROLLED = 1 << 14
 
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
               default: Fold = (1, 1), input_lanes: int = 1, lean: bool = False,
-              registered: bool = False) -> Plan:
+              registered: bool = False, parity: bool = False) -> Plan:
     """A plan with the given folding, the smallest circuits, and buffers that do not stall.
 
     Parameters
@@ -64,6 +64,8 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
     registered : bool
         Registers behind all block RAMs, for a faster clock where their words come late, as they do
         on ECP5.
+    parity : bool
+        Parity bits in all tables.
     """
     check_input_lanes(network, input_lanes)
     chosen = dict(folds or {})
@@ -74,7 +76,8 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         check_fold(network, layer, *fold)
         used[layer.name] = fold
         entry = _layer_plan(network, layer, fold, lean=lean)
-        layers.append(_registered(entry) if registered else entry)
+        entry = _registered(entry) if registered else entry
+        layers.append(replace(entry, parity=parity))
     if chosen:
         raise unknown_layer(network, next(iter(chosen)))
     plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),

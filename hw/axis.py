@@ -1,9 +1,10 @@
 """AXI4-Stream ports around a chain of layers."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Module, Shape, Signal
+from amaranth.hdl import Cat, Module, Shape, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,6 +33,8 @@ class AxisTop(wiring.Component):
         Elements of a vector of each: an image is one vector.
     o_vectors : int
         Vectors of a result.
+    flags : sequence of Signal
+        Signals of the body that are raised by a wrong bit in a table.
 
     Members
     -------
@@ -42,13 +45,17 @@ class AxisTop(wiring.Component):
     frame_error : Out(1)
         Set, until reset, by an ``s_axis_tlast`` that is missing or at another beat than
         the last of an image.
+    parity_error : Out(1)
+        Only if there are ``flags``: set, until reset, by each of them.
     """
 
-    def __init__(self, body: Any, *, i_length: int, o_length: int, o_vectors: int = 1) -> None:
+    def __init__(self, body: Any, *, i_length: int, o_length: int, o_vectors: int = 1,
+                 flags: Sequence[Signal] = ()) -> None:
         self.body = body
         self.i_length = i_length
         self.o_length = o_length
         self.o_vectors = o_vectors
+        self.flags = tuple(flags)
         self.i_layout: data.ArrayLayout = body.i.payload.shape()
         self.o_layout: data.ArrayLayout = body.o.payload.shape()
         super().__init__({
@@ -61,6 +68,7 @@ class AxisTop(wiring.Component):
             "m_axis_tready": In(1),
             "m_axis_tlast": Out(1),
             "frame_error": Out(1),
+            **({"parity_error": Out(1)} if self.flags else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -92,5 +100,8 @@ class AxisTop(wiring.Component):
         ]
         with m.If(put & (self.s_axis_tlast != i_last)):
             m.d.sync += self.frame_error.eq(1)
+        if self.flags:
+            with m.If(Cat(self.flags).any()):
+                m.d.sync += self.parity_error.eq(1)
 
         return m

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import Products
 from nomul.hw.stream import beats, count_to, vector
-from nomul.hw.table import Cycle, Storage
+from nomul.hw.table import Cycle, Storage, merge_flags, parity_flag
 
 __all__ = ["DotProducts"]
 
@@ -49,6 +49,9 @@ class DotProducts(wiring.Component):
         numbers of a row have as many bits; 0 stands for no weight at all, and needs code 0.
     total : bool
         Whether the sum of the inputs' codes leaves with the dot products, as an element more.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -63,13 +66,14 @@ class DotProducts(wiring.Component):
 
     def __init__(self, products: Products, rows: Sequence[Sequence[int]], *, acc_shape: ShapeLike,
                  o_lanes: int, storage: Storage, packed: Sequence[int] | None = None,
-                 total: bool = False) -> None:
+                 total: bool = False, parity: bool = False) -> None:
         self.products = products
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
         self.acc_shape = Shape.cast(acc_shape)
         self.o_lanes = o_lanes
         self.storage = storage
         self.total = total
+        self.parity_error = parity_flag(parity)
         self.packed = None if packed is None else tuple(int(index) for index in packed)
         if len({len(row) for row in self.rows}) != 1 or not self.rows[0]:
             raise ValueError("Rows of weights must be of one length, at least 1")
@@ -99,19 +103,22 @@ class DotProducts(wiring.Component):
         return [sum(encoding[field] << n * width for n, field in enumerate(row))
                 for row in self.fields()]
 
-    def weights(self) -> Cycle | PackedCycle:
+    def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle:
         """The weight table."""
         width, places = self.products.index_shape.width, self.products.lanes * self.products.inputs
         if self.packed is None:
-            return Cycle(places * width, self.words(), storage=self.storage)
+            return Cycle(places * width, self.words(), storage=self.storage, flag=flag)
         return PackedCycle(self.fields(), run=self.chunks, width=width, storage=self.storage,
-                           encoding=[self.products.encoding[index] for index in self.packed])
+                           encoding=[self.products.encoding[index] for index in self.packed],
+                           flag=flag)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
         m.submodules.products = products = self.products
-        m.submodules.weights = weights = self.weights()
+        flag = parity_flag(self.parity_error is not None)
+        m.submodules.weights = weights = self.weights(flag)
+        merge_flags(m, self.parity_error, [flag, products.parity_error])
 
         width = self.acc_shape.width
         parts = products.lanes // self.o_lanes
@@ -148,7 +155,8 @@ class DotProducts(wiring.Component):
                          for lane, lane_terms in enumerate(terms)]
 
         # Sums leave through a shift register, which takes a group when it has run empty.
-        held, held_total = Signal(sums * width), Signal(width if self.total else 0)
+        held = Signal(sums * width)
+        held_total = Signal(width if self.total else 0)
         left = Signal(range(parts + 1))
         leaving = Signal()
         m.d.comb += [

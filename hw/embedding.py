@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.stream import count_to, vector
-from nomul.hw.table import Storage, check_rows, look_up
+from nomul.hw.table import Storage, check_rows, look_up, parity_flag
 
 __all__ = ["Embedding"]
 
@@ -33,6 +33,9 @@ class Embedding(wiring.Component):
         Channels of an image; at least 1.
     storage : Storage
         What holds the tables.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -50,7 +53,7 @@ class Embedding(wiring.Component):
         return self.storage.latency
 
     def __init__(self, tables: Sequence[Sequence[Sequence[int]]], *, code_shape: ShapeLike,
-                 channels: int, storage: Storage) -> None:
+                 channels: int, storage: Storage, parity: bool = False) -> None:
         self.code_shape = Shape.cast(code_shape)
         self.tables = tuple(tuple(check_rows(self.code_shape, row) for row in table)
                             for table in tables)
@@ -65,6 +68,7 @@ class Embedding(wiring.Component):
             raise ValueError("Rows must be of one length, at least one code")
         self.channels = channels
         self.storage = storage
+        self.parity_error = parity_flag(parity)
         self.depth = len(self.tables[0][0])
         self.pixel_shape = unsigned(max(1, (len(self.tables[0]) - 1).bit_length()))
         super().__init__({"i": In(vector(self.pixel_shape, 1)),
@@ -87,7 +91,7 @@ class Embedding(wiring.Component):
         channel, _ = count_to(m, "channel", len(self.tables), self.i.valid & self.i.ready)
         address = Signal(range(max(2, len(words))))
         row = look_up(m, "table", unsigned(self.depth * self.code_shape.width), words, address,
-                      self.i.ready, self.storage)
+                      self.i.ready, self.storage, self.parity_error)
 
         m.d.comb += [
             address.eq(self.i.payload[0] | channel << self.pixel_shape.width),

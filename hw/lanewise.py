@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import Products
 from nomul.hw.stream import beats, count_to, vector
-from nomul.hw.table import Cycle, Storage
+from nomul.hw.table import Cycle, Storage, merge_flags, parity_flag
 
 __all__ = ["LanewiseMax", "LanewiseSums"]
 
@@ -46,6 +46,9 @@ class LanewiseSums(wiring.Component):
         Where each row has a width of its own: the rows then hold numbers, of which the bits below
         the leading 1 are stored (`PackedCycle`), and this their indices into the dictionary. All
         numbers of a row have as many bits.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -62,12 +65,13 @@ class LanewiseSums(wiring.Component):
 
     def __init__(self, products: Sequence[Products], rows: Sequence[Sequence[int]], *,
                  acc_shape: ShapeLike, storage: Storage,
-                 packed: Sequence[int] | None = None) -> None:
+                 packed: Sequence[int] | None = None, parity: bool = False) -> None:
         self.products = tuple(products)
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
         self.acc_shape = Shape.cast(acc_shape)
         self.storage = storage
         self.packed = None if packed is None else tuple(int(index) for index in packed)
+        self.parity_error = parity_flag(parity)
         if not self.products or any((p.lanes, p.inputs) != (1, 1) for p in self.products):
             raise ValueError("There must be at least one product circuit, each of one lane "
                              "and one input")
@@ -108,23 +112,27 @@ class LanewiseSums(wiring.Component):
                     for lane, (products, field) in enumerate(zip(self.products, row, strict=True)))
                 for row in self.fields()]
 
-    def weights(self) -> Cycle | PackedCycle:
+    def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle:
         """The weight table."""
         width, fields = self.products[0].index_shape.width, self.fields()
         if self.packed is None or len(fields) == 1:
-            return Cycle(self.lanes * width, self.words(), storage=self.storage)
+            return Cycle(self.lanes * width, self.words(), storage=self.storage, flag=flag)
         return PackedCycle(fields, run=self.taps, width=width, storage=self.storage,
-                           encoding=[self.products[0].encoding[index] for index in self.packed])
+                           encoding=[self.products[0].encoding[index] for index in self.packed],
+                           flag=flag)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
         for lane, products in enumerate(self.products):
             m.submodules[f"products_{lane}"] = products
-        m.submodules.weights = weights = self.weights()
+        flag = parity_flag(self.parity_error is not None)
+        m.submodules.weights = weights = self.weights(flag)
+        merge_flags(m, self.parity_error,
+                    [flag, *(products.parity_error for products in self.products)])
 
         advance, take = Signal(), Signal()
-        valid, ends = Signal(), Signal()  # of the products
+        valid, ends = Signal(name="valid"), Signal(name="ends")  # of the products
         _, last_tap = count_to(m, "tap", self.taps, take)
 
         m.d.comb += [

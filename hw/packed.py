@@ -14,7 +14,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.stream import count_to, following
-from nomul.hw.table import Cycle, Storage, look_up
+from nomul.hw.table import Cycle, Storage, look_up, merge_flags, parity_flag
 
 __all__ = ["PackedCycle"]
 
@@ -64,6 +64,8 @@ class PackedCycle(wiring.Component):
         Bits of a field as it leaves.
     storage : Storage
         What holds the bits; columns of fewer than 1024 bits are logic anyway.
+    flag : Signal, optional
+        Is raised by words of the memories with a wrong bit; they have a bit more then.
 
     Members
     -------
@@ -76,12 +78,13 @@ class PackedCycle(wiring.Component):
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], *, run: int, encoding: Sequence[int],
-                 width: int, storage: Storage) -> None:
+                 width: int, storage: Storage, flag: Signal | None = None) -> None:
         self.rows = tuple(tuple(int(field) for field in row) for row in rows)
         self.run = run
         self.encoding = tuple(int(word) for word in encoding)
         self.width = width
         self.storage = storage.plain  # rows are registered anyway
+        self.flag = flag
         if not any(map(any, self.rows)) or len({len(row) for row in self.rows}) > 1:
             raise ValueError("Rows must have as many fields each, and not all of them absent")
         if run < 1 or len(self.rows) % run:
@@ -129,7 +132,8 @@ class PackedCycle(wiring.Component):
 
     @property
     def stored_bits(self) -> int:
-        """Bits of the memories: those of all fields; in a stack rounded up to a word."""
+        """Bits of the memories, but for parity: those of all fields; in a stack rounded up to a
+        word."""
         return sum(width * len(words)
                    for (width, _), words in zip(self.columns, self.words, strict=True))
 
@@ -166,7 +170,7 @@ class PackedCycle(wiring.Component):
         m = Module()
 
         # What a row needs is known one row ahead; then its bits are at hand, then it is registered.
-        step, primed = Signal(), Signal()
+        step, primed = Signal(name="step"), Signal(name="primed")
         m.d.comb += step.eq(self.next | ~self.valid)
         with m.If(step):
             m.d.sync += [self.valid.eq(primed), primed.eq(1)]
@@ -196,10 +200,13 @@ class PackedCycle(wiring.Component):
     def _cycles(self, m: Module, step: Value, ahead: Ahead) -> Value:
         """The memories side by side."""
         found = []
+        flags = [parity_flag(self.flag is not None) for _ in self.columns]
+        merge_flags(m, self.flag, flags)
         for n, ((width, users), words) in enumerate(zip(self.columns, self.words, strict=True)):
             small = width * len(words) < BLOCK_BITS
             m.submodules[f"column_{n}"] = column = Cycle(
-                width, words, storage=Storage.LOGIC if small else self.storage)
+                width, words, storage=Storage.LOGIC if small else self.storage,
+                flag=flags[n])
             used = ahead(f"used_{n}", [layout in users for layout in range(len(self.layouts))])
             m.d.comb += column.next.eq(step & used)
             found.append(column.row)
@@ -223,7 +230,8 @@ class PackedCycle(wiring.Component):
         address = Signal(range(len(words)))
         with m.If(step & push):
             m.d.sync += address.eq(following(address, len(words)))
-        word = look_up(m, "table", width, words, address, step & push, self.storage)
+        word = look_up(m, "table", width, words, address, step & push, self.storage,
+                       self.flag)
 
         # Without a push, no row reaches deeper than what is left over.
         rest = Signal(self.depth)

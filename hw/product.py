@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from nomul.hw.affine import signed_digits
 from nomul.hw.shapes import signed_range
-from nomul.hw.table import Storage, look_up
+from nomul.hw.table import Storage, look_up, merge_flags, parity_flag
 
 __all__ = [
     "MaskedProducts",
@@ -117,6 +117,7 @@ class Products(wiring.Component):
     """
 
     latency = 1
+    parity_error: Signal | None = None  # see `TableProducts`
 
     def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int,
                  sums: int = 1) -> None:
@@ -272,12 +273,16 @@ class TableProducts(Products):
     ----------
     storage : Storage
         Logic, or block RAM with the code as the low and the index as the high address.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
     """
 
     def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int,
-                 storage: Storage) -> None:
+                 storage: Storage, parity: bool = False) -> None:
         super().__init__(table, lanes=lanes, inputs=inputs)
         self.storage = storage
+        self.parity_error = parity_flag(parity)
         self.latency = storage.latency
 
     def elaborate(self, platform: object) -> Module:
@@ -285,6 +290,9 @@ class TableProducts(Products):
 
         codes = 1 << self.code_shape.width
         rows = [p for row in self.table for p in (*row, *[0] * (codes - len(row)))]
+        flags = [parity_flag(self.parity_error is not None)
+                 for _ in range(self.lanes * self.inputs)]
+        merge_flags(m, self.parity_error, flags)
         for lane in range(self.lanes):
             for n in range(self.inputs):
                 address = Signal(range(len(rows)), name=f"address_{lane}_{n}")
@@ -292,6 +300,6 @@ class TableProducts(Products):
                                        | self.codes[n])
                 m.d.comb += self.products[lane][n].eq(
                     look_up(m, f"table_{lane}_{n}", self.product_shape, rows, address,
-                            self.enable, self.storage))
+                            self.enable, self.storage, flags[lane * self.inputs + n]))
 
         return m

@@ -113,7 +113,7 @@ class Replay(wiring.Component):
         if self._aligned:
             # Vectors begin at multiples of their length: counting wraps by itself.
             low = (self.length - 1).bit_length()
-            offset, vector = Signal(low), Signal(bits + 1 - low, name="vector")
+            offset, vector = Signal(low, name="offset"), Signal(bits + 1 - low, name="vector")
             number, last_pass = count_to(m, "number", self.repeats, get & offset.all())
             with m.If(get):
                 m.d.sync += offset.eq(offset + 1)

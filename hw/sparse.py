@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import beats, count_to, vector
-from nomul.hw.table import Cycle, Storage
+from nomul.hw.table import Cycle, Storage, parity_flag
 
 __all__ = ["Entry", "SparseDots", "signed_digits", "walk"]
 
@@ -98,6 +98,9 @@ class SparseDots(wiring.Component):
         Signed shape that holds every sum.
     storage : Storage
         What holds the entries.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -112,7 +115,7 @@ class SparseDots(wiring.Component):
     latency = 5
 
     def __init__(self, table: Sequence[int], rows: Sequence[Row], *, inputs: int, lanes: int,
-                 acc_shape: ShapeLike, storage: Storage) -> None:
+                 acc_shape: ShapeLike, storage: Storage, parity: bool = False) -> None:
         self.table = tuple(int(value) for value in table)
         self.rows = tuple(tuple((int(place), int(weight)) for place, weight in row)
                           for row in rows)
@@ -120,6 +123,7 @@ class SparseDots(wiring.Component):
         self.lanes = lanes
         self.acc_shape = Shape.cast(acc_shape)
         self.storage = storage
+        self.parity_error = parity_flag(parity)
         if not self.table or self.table[0]:
             raise ValueError("Table must hold 0 for code 0, and at least that")
         if not self.rows:
@@ -159,11 +163,12 @@ class SparseDots(wiring.Component):
             shape=unsigned(self.lanes * bits), depth=2 << chunk_width, init=[])
         write, read = vectors.write_port(), vectors.read_port()
         m.submodules.entries = entries = Cycle(max(1, sum(self._widths)), self.words(),
-                                               storage=self.storage)
+                                               storage=self.storage,
+                                               flag=self.parity_error)
 
         # Each half of the memory holds a vector; the entries take them in turns.
         whole = Signal(range(3))
-        write_half, read_half = Signal(), Signal()
+        write_half, read_half = Signal(name="write_half"), Signal(name="read_half")
         put, step, advance = Signal(), Signal(), Signal()
         chunk, put_ends = count_to(m, "chunk", self.chunks, put)
         starts = accumulate(self._widths, initial=0)
@@ -218,7 +223,7 @@ class SparseDots(wiring.Component):
         valid, ends = step, last
         for stage in range(3):
             valid, ends = later(f"valid_{stage}", valid), later(f"last_{stage}", ends)
-        acc, total = Signal(signed(width)), Signal(signed(width))
+        acc, total = (Signal(signed(width), name=name) for name in ("acc", "total"))
         m.d.comb += total.eq(acc + term)
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)

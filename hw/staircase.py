@@ -13,7 +13,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.stream import beats, following, vector
-from nomul.hw.table import Cycle, Storage, check_rows, look_up
+from nomul.hw.table import Cycle, Storage, check_rows, look_up, merge_flags, parity_flag
 
 __all__ = ["Comparators", "Offset", "Search", "ShiftClip", "ShiftClipRows"]
 
@@ -21,14 +21,15 @@ __all__ = ["Comparators", "Offset", "Search", "ShiftClip", "ShiftClipRows"]
 _LOGIC_ROWS = 16
 
 
-def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage) -> Cycle:
+def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage,
+               flag: Signal | None) -> Cycle:
     """A row of ``size`` bits for each lane of each beat; a single row is the same for all."""
     if len(rows) == 1:
         words = [sum(rows[0] << lane * size for lane in range(lanes))]
     else:
         words = [sum(row << lane * size for lane, row in enumerate(rows[n:n + lanes]))
                  for n in range(0, len(rows), lanes)]
-    return Cycle(unsigned(size * lanes), words, storage=storage)
+    return Cycle(unsigned(size * lanes), words, storage=storage, flag=flag)
 
 
 def _handshake(m: Module, unit: Offset | Comparators, constants: Cycle) -> Signal:
@@ -66,6 +67,9 @@ class Offset(wiring.Component):
         Subtract the elements.
     storage : Storage
         What holds the offsets.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -80,7 +84,7 @@ class Offset(wiring.Component):
     latency = 1
 
     def __init__(self, i_shape: ShapeLike, o_shape: ShapeLike, *, offsets: Sequence[int],
-                 lanes: int, negate: bool, storage: Storage) -> None:
+                 lanes: int, negate: bool, storage: Storage, parity: bool = False) -> None:
         self.i_shape, self.o_shape = Shape.cast(i_shape), Shape.cast(o_shape)
         self.offset_shape = signed(max(self.i_shape.width, self.o_shape.width) + 1)
         self.offsets = check_rows(self.offset_shape, offsets)
@@ -89,6 +93,7 @@ class Offset(wiring.Component):
         self.lanes = lanes
         self.negate = negate
         self.storage = storage
+        self.parity_error = parity_flag(parity)
         super().__init__({"i": In(vector(self.i_shape, lanes)),
                           "o": Out(vector(self.o_shape, lanes))})
 
@@ -98,7 +103,8 @@ class Offset(wiring.Component):
         # Only as wide as the sum: what an offset would add above that wraps back.
         width = self.o_shape.width
         m.submodules.constants = constants = _constants(
-            [offset % (1 << width) for offset in self.offsets], width, self.lanes, self.storage)
+            [offset % (1 << width) for offset in self.offsets], width, self.lanes, self.storage,
+            self.parity_error)
         take = _handshake(m, self, constants)
         with m.If(take):
             for lane in range(self.lanes):
@@ -192,6 +198,9 @@ class ShiftClipRows(wiring.Component):
         Elements to a beat; at least 1.
     storage : Storage
         What holds the rows.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -207,7 +216,7 @@ class ShiftClipRows(wiring.Component):
 
     def __init__(self, i_shape: ShapeLike, sum_shape: ShapeLike, *, offsets: Sequence[int],
                  shifts: Sequence[int], negate: Sequence[int], codes: int, lanes: int,
-                 storage: Storage) -> None:
+                 storage: Storage, parity: bool = False) -> None:
         self.i_shape, self.sum_shape = Shape.cast(i_shape), Shape.cast(sum_shape)
         self.offsets = check_rows(signed(max(self.i_shape.width, self.sum_shape.width) + 1),
                                   offsets)
@@ -223,6 +232,7 @@ class ShiftClipRows(wiring.Component):
         self.codes = codes
         self.lanes = lanes
         self.storage = storage
+        self.parity_error = parity_flag(parity)
         self.code_shape = Shape.cast(range(codes))
         super().__init__({"i": In(vector(self.i_shape, lanes)),
                           "o": Out(vector(self.code_shape, lanes))})
@@ -238,9 +248,9 @@ class ShiftClipRows(wiring.Component):
         m.submodules.constants = constants = _constants(
             [(offset + sign) % (1 << width) | shift - least << width | sign << width + more
              for offset, shift, sign in zip(self.offsets, self.shifts, self.negate, strict=True)],
-            size, self.lanes, self.storage)
+            size, self.lanes, self.storage, self.parity_error)
 
-        advance, summed, shifted = Signal(), Signal(), Signal()
+        advance, summed, shifted = (Signal(name=name) for name in ("advance", "summed", "shifted"))
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(constants.valid & advance),
@@ -283,6 +293,9 @@ class _Thresholds(wiring.Component):
         Elements to a beat; at least 1.
     storage : Storage
         What holds the thresholds, but in logic those of a `Search` that are read by 4 bits.
+    parity : bool
+        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
+        any module may read.
 
     Members
     -------
@@ -296,7 +309,8 @@ class _Thresholds(wiring.Component):
     o: stream.Interface
 
     def __init__(self, shape: ShapeLike, thresholds: Sequence[Sequence[int]], *,
-                 falling: Sequence[bool], lanes: int, storage: Storage) -> None:
+                 falling: Sequence[bool], lanes: int, storage: Storage,
+                 parity: bool = False) -> None:
         self.shape = Shape.cast(shape)
         # One bit more, so that one above the largest element is a threshold too.
         self.threshold_shape = signed(self.shape.width + 1)
@@ -311,6 +325,7 @@ class _Thresholds(wiring.Component):
             raise ValueError("Thresholds must be in increasing order")
         self.lanes = lanes
         self.storage = storage
+        self.parity_error = parity_flag(parity)
         self.codes = len(self.thresholds[0]) + 1
         self.code_shape = Shape.cast(range(self.codes))
         super().__init__({"i": In(vector(self.shape, lanes)),
@@ -341,7 +356,8 @@ class Comparators(_Thresholds):
         rows = [sum(t % (1 << width) << n * width for n, t in enumerate(self._rising(row)))
                 | self.falling[row] << count * width for row in range(len(self.thresholds))]
         size = count * width + 1
-        m.submodules.constants = constants = _constants(rows, size, self.lanes, self.storage)
+        m.submodules.constants = constants = _constants(rows, size, self.lanes, self.storage,
+                                                        self.parity_error)
         take = _handshake(m, self, constants)
         with m.If(take):
             for lane in range(self.lanes):
@@ -409,6 +425,7 @@ class Search(_Thresholds):
                  ^ flip.replicate(self.shape.width)).as_signed()))
         at: Value = register("row_in", row)
         valid = register("valid_in", valid)
+        flags: list[Signal | None] = []
         codes: list[Value] = [Signal(0, name=f"none_{lane}") for lane in range(self.lanes)]
 
         for bit in range(bits):
@@ -421,8 +438,9 @@ class Search(_Thresholds):
                 storage = self.storage if len(table) > _LOGIC_ROWS else Storage.LOGIC
                 address = Signal(range(max(2, len(table))), name=f"address_{bit}_{lane}")
                 m.d.comb += address.eq(Cat(codes[lane], at[:row_width] if row_width else Signal(0)))
+                flags.append(parity_flag(self.parity_error is not None))
                 threshold = look_up(m, f"thresholds_{bit}_{lane}", self.threshold_shape, table,
-                                    address, advance, storage)
+                                    address, advance, storage, flags[-1])
                 for n in range(self.storage.latency - storage.latency):
                     threshold = register(f"threshold_{bit}_{lane}_{n}", threshold)
                 fetched.append(threshold)
@@ -439,6 +457,7 @@ class Search(_Thresholds):
             at = register(f"row_{bit}_b", at)
             valid = register(f"valid_{bit}_b", valid)
 
+        merge_flags(m, self.parity_error, flags)
         m.d.comb += self.o.valid.eq(valid)
         for lane in range(self.lanes):
             m.d.comb += self.o.payload[lane].eq(codes[lane])

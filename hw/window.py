@@ -292,7 +292,8 @@ class Windows(wiring.Component):
             return mask.bit_select(counts[f"kernel_{name}"], 1)
 
         padded = Signal()
-        word, group = Signal(range(together)), Signal(range(self.groups))
+        word = Signal(range(together))
+        group = Signal(range(self.groups))
         with m.If(get):
             m.d.sync += [
                 padded.eq(outside("row", height, top, len(needs), self.kernel[0])

@@ -2,48 +2,12 @@
 // cycle costs what the circuit costs.
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
-#include <vector>
 
 #include "Vnetwork.h"
-#include "verilated.h"
-
-namespace {
-
-using Bytes = std::vector<uint8_t>;
-
-// Ports are integers of up to 64 bits, or arrays of words of 32.
-template <typename Port> void put(Port& port, const uint8_t* bytes, size_t count) {
-    uint64_t value = 0;
-    for (size_t n = 0; n < count; ++n) value |= uint64_t(bytes[n]) << 8 * n;
-    port = static_cast<Port>(value);
-}
-template <std::size_t Words> void put(VlWide<Words>& port, const uint8_t* bytes, size_t count) {
-    for (size_t word = 0; word < Words; ++word) port[word] = 0;
-    for (size_t n = 0; n < count; ++n) port[n / 4] |= uint32_t(bytes[n]) << 8 * (n % 4);
-}
-template <typename Port> void get(const Port& port, uint8_t* bytes, size_t count) {
-    for (size_t n = 0; n < count; ++n) bytes[n] = uint8_t(uint64_t(port) >> 8 * n);
-}
-template <std::size_t Words> void get(const VlWide<Words>& port, uint8_t* bytes, size_t count) {
-    for (size_t n = 0; n < count; ++n) bytes[n] = uint8_t(port[n / 4] >> 8 * (n % 4));
-}
-
-Bytes read(const char* name) {
-    Bytes bytes;
-    FILE* file = std::fopen(name, "rb");
-    if (!file) { std::fprintf(stderr, "Error: cannot read %s\n", name); std::exit(1); }
-    uint8_t buffer[1 << 16];
-    for (size_t got; (got = std::fread(buffer, 1, sizeof buffer, file)) > 0;)
-        bytes.insert(bytes.end(), buffer, buffer + got);
-    std::fclose(file);
-    return bytes;
-}
-
-}  // namespace
+#include "ports.h"
 
 // Arguments: input and output file, bytes of a beat in, beats of an image, bytes of a beat out,
 // beats of a result, stall of 65536, seed, most cycles without a beat.
@@ -57,7 +21,10 @@ int main(int argc, char** argv) {
     const uint64_t patience = std::stoull(argv[9]);
     const size_t count = images.size() / (i_bytes * i_beats);
 
+    // Whatever the Verilog gives no initial value starts with a random one.
     const auto context = std::make_unique<VerilatedContext>();
+    context->randReset(2);
+    context->randSeed(std::stoi(argv[8]));
     const auto top = std::make_unique<Vnetwork>(context.get());
     FILE* output = std::fopen(argv[2], "wb");
     if (!output) { std::fprintf(stderr, "Error: cannot write %s\n", argv[2]); return 1; }

@@ -7,11 +7,9 @@ times faster, and on all cores.
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,17 +17,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nomul.compiler.emit import Emitted, Port, verilog_digest
-from nomul.compiler.errors import DataError, ToolError
+from nomul.compiler.emit import Emitted, verilog_digest
+from nomul.compiler.errors import DataError
 from nomul.compiler.network import Network
 from nomul.compiler.values import Ints
 from nomul.sim.golden import check_images, run
 from nomul.sim.records import beats_of
-from nomul.sim.verilator import build_program, check_run, check_simulator
+from nomul.sim.stimulus import (
+    Progress,
+    compile_program,
+    elements,
+    images_as_bytes,
+    run_programs,
+)
+from nomul.sim.verilator import check_run, check_simulator
 
 __all__ = ["Batch", "play_all"]
-
-Progress = Callable[[str, int, int], None]
 
 # Images that the golden model is given at once.
 _GOLDEN = 256
@@ -72,13 +75,19 @@ class Batch:
 
 
 def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 0.0,
-             seed: int = 1, jobs: int | None = None, progress: Progress | None = None) -> Batch:
+             seed: int = 1, jobs: int | None = None, files: Mapping[str, str] | None = None,
+             progress: Progress | None = None) -> Batch:
     """Play all images ``codes``, shape [images, height, width, channels], and compare the results.
+
+    Registers and memories to which the Verilog gives no initial value start with random ones, by
+    ``seed``.
 
     Parameters
     ----------
     circuit : Emitted
         What ``network`` was emitted to.
+    files : mapping of str to str, optional
+        Files that the Verilog reads, by name.
     jobs : int, optional
         Processes at a time; one for each processor if omitted.
     progress : callable of stage, done, total
@@ -98,12 +107,12 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
     report = progress or (lambda stage, done, total: None)
     with tempfile.TemporaryDirectory(prefix="nomul-") as name:
         folder = Path(name)
-        report("compile", 0, 1)
-        build_program(network.name, circuit.verilog, Path(__file__).with_name("batch.cpp"), folder)
-        report("compile", 1, 1)
+        for file, content in {**(files or {}), "network.v": circuit.verilog}.items():
+            (folder / file).write_text(content)
+        compile_program("batch", network.name, folder, report)
         parts = np.array_split(np.arange(len(codes)), min(jobs or os.cpu_count() or 1, len(codes)))
         for number, part in enumerate(parts):
-            (folder / f"{number}.in").write_bytes(_sent(codes[part], circuit.s_axis))
+            (folder / f"{number}.in").write_bytes(images_as_bytes(codes[part], circuit.s_axis))
         beats = (beats_of((1, 1, prod(network.input.shape)), circuit.s_axis.lanes),
                  beats_of(network.output.shape, circuit.m_axis.lanes))
         start = time.monotonic()
@@ -112,17 +121,17 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
             for number in (port.lanes * port.bits // 8, count)], stall, seed, len(codes), report)
         seconds = time.monotonic() - start
         got = np.concatenate([
-            _received((folder / f"{number}.out").read_bytes(), network.output.shape,
-                      circuit.m_axis) for number in range(len(parts))])
+            elements((folder / f"{number}.out").read_bytes(), network.output.shape[-1],
+                     circuit.m_axis) for number in range(len(parts))])
     expected, classes = [], []
     for first in range(0, len(codes), _GOLDEN):
         trace = run(network, codes[first:first + _GOLDEN])
         expected.append(trace[network.layers[-1].name])
         classes.append(trace.classes)
         report("golden model", min(first + _GOLDEN, len(codes)), len(codes))
-    wrong = (got != np.concatenate(expected).reshape(got.shape)).any(axis=(1, 2))
     # An argmax gives the class; of raw scores it is the first of the largest.
-    flat = got.reshape(len(got), -1)
+    flat = got.reshape(len(codes), -1)
+    wrong = (flat != np.concatenate(expected).reshape(flat.shape)).any(axis=1)
     return Batch(
         images=len(codes), mismatches=int(wrong.sum()),
         first_mismatch=int(wrong.argmax()) if wrong.any() else None,
@@ -131,66 +140,21 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
         seed=seed, simulator=simulator)
 
 
-def _sent(codes: Ints, port: Port) -> bytes:
-    """Images as the bytes of beats."""
-    flat = codes.reshape(len(codes), -1)
-    flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % port.lanes)))
-    return flat.astype(f"<u{port.bits // 8}").tobytes()
-
-
-def _received(content: bytes, shape: tuple[int, ...], port: Port) -> Ints:
-    """Results in the bytes of beats, shape [images, vectors, elements]."""
-    size = port.bits // 8
-    raw = np.frombuffer(content, dtype=np.uint8).reshape(-1, size).astype(np.int64)
-    values = (raw << 8 * np.arange(size)).sum(axis=1)
-    if port.signed:
-        values -= (values >> port.bits - 1) << port.bits
-    *positions, elements = shape
-    each = -(-elements // port.lanes) * port.lanes
-    result: Ints = values.reshape(-1, prod(positions), each)[..., :elements]
-    return result
-
-
 def _run(folder: Path, count: int, sizes: Sequence[str], stall: float, seed: int, images: int,
          report: Progress) -> int:
     """Run ``count`` processes at a time; cycles of all of them."""
     report("simulate", 0, images)
-    processes = [subprocess.Popen(
-        [str(folder / "batch"), f"{number}.in", f"{number}.out", *sizes,
-         str(int(stall * 65536)), str(seed + number), str(_PATIENCE)], cwd=folder, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for number in range(count)]
-    done, cycles, lock = [0] * count, [0] * count, threading.Lock()
+    done, cycles = [0] * count, [0] * count
 
-    def follow(number: int) -> None:
-        output = processes[number].stdout
-        assert output is not None
-        for line in output:
-            word, _, value = line.strip().partition(" ")
-            if word == "cycles":
-                cycles[number] = int(value)
-            else:
-                with lock:
-                    done[number] = int(word)
-                    report("simulate", sum(done), images)
+    def follow(number: int, line: str) -> None:
+        word, _, value = line.partition(" ")
+        if word == "cycles":
+            cycles[number] = int(value)
+        else:
+            done[number] = int(word)
+            report("simulate", sum(done), images)
 
-    threads = [threading.Thread(target=follow, args=(number,)) for number in range(count)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for process in processes:
-            error = (process.stderr.read() if process.stderr else "").strip()
-            if process.wait():
-                raise ToolError("simulation must run to its end, but failed: "
-                                f"{error.removeprefix('Error: ') or process.returncode}")
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
+    run_programs([[str(folder / "batch"), f"{number}.in", f"{number}.out", *sizes,
+                   str(int(stall * 65536)), str(seed + number), str(_PATIENCE)]
+                  for number in range(count)], folder, follow)
     return sum(cycles)

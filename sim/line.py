@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Self
 
 from nomul.compiler.errors import ToolError
-from nomul.sim.verilator import build_program, check_simulator
+from nomul.sim.stimulus import compile_program
+from nomul.sim.verilator import check_simulator
 
 __all__ = ["LineSimulation", "Play", "compiled_line"]
 
@@ -58,9 +59,8 @@ def compiled_line(verilog: str, top: str) -> Iterator[Path]:
     """
     check_simulator()
     with tempfile.TemporaryDirectory(prefix="nomul-") as name:
-        main = Path(__file__).with_name("line.cpp")
-        build_program(top, verilog, main, Path(name))
-        yield Path(name) / main.stem
+        (Path(name) / "network.v").write_text(verilog)
+        yield compile_program("line", top, Path(name), lambda *_: None)
 
 
 class LineSimulation:

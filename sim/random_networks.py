@@ -176,6 +176,9 @@ def random_plan(network: Network, seed: int) -> Plan:
     plan = replace(plan, queues=tuple(
         QueuePlan(source=source, reader=reader, depth=depth + int(rng.integers(0, 2)))
         for (source, reader), depth in needed.items()))
+    parity = rng.integers(2, size=len(layers)).astype(bool).tolist()
+    plan = replace(plan, layers=tuple(replace(entry, parity=flag) for entry, flag in zip(
+        plan.layers, parity, strict=True)))
     check_plan(plan, network)
     return plan
 

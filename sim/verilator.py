@@ -23,7 +23,7 @@ from nomul.compiler.plan import Plan, plan_interval, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
 from nomul.sim.vectors import Vectors
 
-__all__ = ["Simulation", "build_environment", "build_program", "check_run", "check_simulator",
+__all__ = ["Simulation", "build_environment", "check_run", "check_simulator",
            "run_bench", "simulate"]
 
 Progress = Callable[[str, int, int], None]
@@ -120,34 +120,6 @@ def build_environment(fast: str = "-O1") -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def build_program(top: str, verilog: str, main: Path, folder: Path) -> None:
-    """Compile the module ``top`` of a Verilog text and the C++ program ``main`` around it.
-
-    The program sees the module as the class ``Vnetwork``; it becomes a file of its own name,
-    without the ending, in ``folder``.
-
-    Raises
-    ------
-    ToolError
-        If Verilator or the compiler fails.
-    """
-    (folder / "network.v").write_text(verilog)
-    shutil.copy(main, folder)
-    with build_environment(fast="-O3"), (folder / "build.log").open("w") as output:
-        for command in (
-                ("verilator", "--cc", "--exe", "-O3", "-Mdir", ".", "--prefix", "Vnetwork", "-o",
-                 main.stem, "--top-module", top, "-Wno-fatal", "-Wno-lint", main.name,
-                 "network.v"),
-                ("make", "-j", str(os.cpu_count() or 1), "-f", "Vnetwork.mk")):
-            code = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
-                                  stderr=subprocess.STDOUT, check=False).returncode
-            if code:
-                lines = (folder / "build.log").read_text(errors="replace").splitlines()
-                reason = next((line for line in lines if "rror" in line), f"code {code}")
-                raise ToolError(f"simulation of network {top!r} must compile, but {command[0]} "
-                                f"failed: {reason.strip()}")
 
 
 def run_bench(verilog: str, top: str, module: str, test: str, bench: Mapping[str, Any],

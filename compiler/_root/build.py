@@ -84,7 +84,8 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
             "sha256": {name: _sha256(new / name)
                        for name in (NETWORK, PLAN, VECTORS, f"{network.name}.v")},
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
-                      "taps": [asdict(tap) for tap in circuit.taps]},
+                      "taps": [asdict(tap) for tap in circuit.taps],
+                      "parity_error": circuit.parity},
             "estimate": {"ideal_interval": plan_interval(plan, network), "layers": cycles,
                          "targets": {name: _estimate(guess)
                                      for name, guess in (estimates or {}).items()}},
@@ -119,7 +120,8 @@ def open_build(folder: Path) -> BuildFolder:
         ports = manifest["ports"]
         circuit = Emitted(verilog=(folder / manifest["verilog"]).read_text(),
                           s_axis=Port(**ports["s_axis"]), m_axis=Port(**ports["m_axis"]),
-                          taps=tuple(Port(**tap) for tap in ports["taps"]))
+                          taps=tuple(Port(**tap) for tap in ports["taps"]),
+                          parity=bool(ports.get("parity_error", False)))
         digest, targets = manifest["network"], tuple(manifest["targets"])
         boards = tuple(manifest.get("boards", ()))  # builds of 0.1.0 have none
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -21,8 +21,10 @@ from nomul.compiler.network import Codes, Network, Weighted
 from nomul.learning import compare_methods, train
 from nomul.planning import build, explore_plans
 from nomul.running import run_on_board
+from nomul.silicon import flip_bits, for_asic
 from nomul.terminal import (
     bars,
+    build_argument,
     command_line,
     complain,
     console,
@@ -90,8 +92,6 @@ def main() -> None:
 
 for command in (train, compare_methods, build, explore_plans, run_on_board):
     cli.add_command(command)
-
-_build_argument = click.argument("folder", metavar="BUILD", type=Path)
 
 
 @cli.command()
@@ -189,7 +189,7 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
 
 
 @cli.command()
-@_build_argument
+@build_argument
 @click.option("--images", type=int, help="How many to play.  [default: all vectors]")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the stalls.")
 @click.option("--stall", type=float, default=0.3, show_default=True,
@@ -284,7 +284,7 @@ def _play_all(built: BuildFolder, count: int | None, seed: int, stall: float, im
 
 
 @cli.command()
-@_build_argument
+@build_argument
 @click.option("--target", "targets", multiple=True, help="Chip; may be given several times.  "
               "[default: those of the build]")
 @click.option("--board", "boards", multiple=True, help="Board, with its pins, clock and serial "
@@ -353,8 +353,12 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
         raise click.exceptions.Exit(2)
 
 
+for command in (flip_bits, for_asic):
+    cli.add_command(command)
+
+
 @cli.command()
-@_build_argument
+@build_argument
 def report(folder: Path) -> None:
     """Write report.html, one page with everything, and report.json into BUILD.
 

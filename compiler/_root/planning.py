@@ -55,6 +55,8 @@ _VECTOR_CODES = 4_000_000
               "at a time in dense layers.")
 @click.option("--registered/--no-registered", default=None, help="Registers behind block RAMs, for "
               "a faster clock.  [default: if a --target is an ECP5]")
+@click.option("--parity", is_flag=True, help="A parity bit for each word of the tables, checked "
+              "when it is read; the port parity_error tells of a wrong one.")
 @click.option("--target", "targets", multiple=True, help="Chip, for 'nomul synth'; may be given "
               "several times.")
 @click.option("--board", "boards", multiple=True, help="Board, for 'nomul synth' and 'nomul run'; "
@@ -91,20 +93,21 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
             plan_file, *(choice[way] for way in ways))) > 1:
         raise click.UsageError("--fold, --plan, --fps, --max-cells, --fastest and --engine exclude "
                                "each other; give one of them")
-    if choice["engine"] and choice["lean"]:
-        raise click.UsageError("--lean is of plans with a unit for each layer; leave it out")
+    if choice["engine"] and (choice["lean"] or choice["parity"]):
+        raise click.UsageError("--lean and --parity are of plans with a unit for each layer; leave "
+                               "them out")
     if plan_file and any(choice[part] not in (None, False)
-                         for part in ("lean", "input_lanes", "registered")):
-        raise click.UsageError("--input-lanes, --lean and --registered are parts of the plan; "
-                               "change it there")
+                         for part in ("lean", "input_lanes", "parity", "registered")):
+        raise click.UsageError("--input-lanes, --lean, --parity and --registered are parts of the "
+                               "plan; change it there")
     boards = tuple(dict.fromkeys(map(check_board, boards)))
     chips = list({chip.name: chip for chip in map(find_target, (*targets, *boards))}.values())
     if choice["registered"] is None:
         choice["registered"] = any(map(registered, chips))
     if choice["max_cells"] and (len(chips) != 1 or choice["input_lanes"] is not None
-                                or choice["lean"]):
-        raise click.UsageError("--max-cells needs one --target or --board, and chooses "
-                               "--input-lanes and --lean itself")
+                                or choice["lean"] or choice["parity"]):
+        raise click.UsageError("--max-cells needs one --target or --board, chooses --input-lanes "
+                               "and --lean itself, and goes without --parity")
     network, provenance = load(network_file), load_provenance(network_file)
     estimates: dict[str, Estimate] = {}
     if plan_file:
@@ -147,7 +150,7 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
 
 def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: float | None,
            clock: float, fastest: bool, engine: int | None, input_lanes: int | None, lean: bool,
-           registered: bool, **_others: Any) -> Plan:
+           parity: bool, registered: bool, **_others: Any) -> Plan:
     """The plan that ``--fold``, ``--fps``, ``--fastest`` or ``--engine`` asks for."""
     from nomul.compiler import planner
 
@@ -165,7 +168,7 @@ def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: floa
                             f"not {fps} and {clock}")
         folds = planner.fold_for_interval(network, int(clock * 1e6 / fps))
         lanes = planner.input_lanes_for(network, int(clock * 1e6 / fps))
-    return planner.make_plan(network, folds, lean=lean, registered=registered,
+    return planner.make_plan(network, folds, lean=lean, registered=registered, parity=parity,
                              input_lanes=lanes if input_lanes is None else input_lanes)
 
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from nomul.compiler.network import Network
     from nomul.images import Images
 
-__all__ = ["Report", "bars", "command_line", "complain", "console", "data_option", "images_of",
-           "network_argument", "percent", "print_table", "split_option"]
+__all__ = ["Report", "bars", "build_argument", "command_line", "complain", "console",
+           "data_option", "images_of", "network_argument", "percent", "print_table",
+           "split_option"]
 
+build_argument = click.argument("folder", metavar="BUILD", type=Path)
 network_argument = click.argument("network_file", metavar="NETWORK", type=Path)
 
 data_option = click.option(
