@@ -72,14 +72,18 @@ class Batch:
     simulator: str
 
 
-def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 0.0,
-             seed: int = 1, jobs: int | None = None, progress: Progress | None = None) -> Batch:
+def play_all(network: Network, circuit: Emitted, codes: Ints, *, byte_wide: bool = False,
+             stall: float = 0.0, seed: int = 1, jobs: int | None = None,
+             progress: Progress | None = None) -> Batch:
     """Play all images ``codes``, shape [images, height, width, channels], and compare the results.
 
     Parameters
     ----------
     circuit : Emitted
         What ``network`` was emitted to.
+    byte_wide : bool
+        Whether ``tdata`` of its Verilog has 8 bits, and the bytes of a beat come one after the
+        other, the lowest first, as through the shell that is synthesized.
     jobs : int, optional
         Processes at a time; one for each processor if omitted.
     progress : callable of stage, done, total
@@ -105,10 +109,12 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
             (folder / f"{number}.in").write_bytes(_sent(codes[part], circuit.s_axis))
         beats = (beats_of((1, 1, prod(network.input.shape)), circuit.s_axis.lanes),
                  beats_of(network.output.shape, circuit.m_axis.lanes))
+        sizes = []
+        for port, count in zip((circuit.s_axis, circuit.m_axis), beats, strict=True):
+            size = port.lanes * port.bits // 8
+            sizes += [1, size * count] if byte_wide else [size, count]
         start = time.monotonic()
-        cycles = _run(folder, len(parts), [
-            str(number) for port, count in zip((circuit.s_axis, circuit.m_axis), beats, strict=True)
-            for number in (port.lanes * port.bits // 8, count)], stall, seed, len(codes), report)
+        cycles = _run(folder, len(parts), sizes, stall, seed, len(codes), report)
         seconds = time.monotonic() - start
         got = np.concatenate([
             _received((folder / f"{number}.out").read_bytes(), network.output.shape,
@@ -170,12 +176,15 @@ def _build(top: str, verilog: str, folder: Path, report: Progress) -> None:
     report("compile", 1, 1)
 
 
-def _run(folder: Path, count: int, sizes: Sequence[str], stall: float, seed: int, images: int,
+def _run(folder: Path, count: int, sizes: Sequence[int], stall: float, seed: int, images: int,
          report: Progress) -> int:
-    """Run ``count`` processes at a time; cycles of all of them."""
+    """Run ``count`` processes at a time; cycles of all of them.
+
+    ``sizes`` are the bytes of a beat and the beats of an image, then those of a result.
+    """
     report("simulate", 0, images)
     processes = [subprocess.Popen(
-        [str(folder / "batch"), f"{number}.in", f"{number}.out", *sizes,
+        [str(folder / "batch"), f"{number}.in", f"{number}.out", *map(str, sizes),
          str(int(stall * 65536)), str(seed + number), str(_PATIENCE)], cwd=folder, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for number in range(count)]
