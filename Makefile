@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python -m nomul.lanes docs
 	$(BIN)/python -m nomul.costs docs
 	$(BIN)/python -m nomul.peers docs
+	$(BIN)/python -m nomul.proofs docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup
