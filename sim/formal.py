@@ -404,8 +404,8 @@ def decide(script: Sequence[str], folder: Path, *, simplify: str = "", bound: in
     yosys([*script, "opt_clean", "memory -nomap", *_TO_GATES], folder, "prove")
     engine = f"pdr -T {limit}" if bound is None else f"bmc3 -F {bound} -T {limit}"
     done = subprocess.run(
-        [str(abc), "-c", f"read_aiger top.aig; fold; strash; orpos; write_aiger folded.aig; "
-         f"{simplify} {engine}"],
+        [str(abc), "-c", f"read_aiger top.aig; fold; strash; orpos; {simplify} "
+         f"write_aiger folded.aig; {engine}"],
         cwd=folder, capture_output=True, text=True, check=False)
     (folder / "abc.log").write_text(done.stdout + done.stderr)
     verdict = Verdict.PROVED if _never(folder / "folded.aig") else _verdict(done.stdout, bound)
