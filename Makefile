@@ -55,6 +55,7 @@ bench: setup
 	$(BIN)/python -m nomul.peers docs
 	$(BIN)/python -m nomul.faults docs
 	$(BIN)/python -m nomul.asic docs
+	$(BIN)/python -m nomul.proofs docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup

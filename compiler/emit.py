@@ -14,7 +14,7 @@ from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan
 from nomul.hw.axis import axis_width
 
-__all__ = ["Emitted", "Port", "emit", "verilog_digest"]
+__all__ = ["Emitted", "Port", "emit", "verilog_digest", "with_digest"]
 
 _HEADER = "// nomul network "
 
@@ -71,8 +71,8 @@ def emit(network: Network, plan: Plan) -> Emitted:
     top = lower(network, plan)
     parts = top.body.parts
     return Emitted(
-        verilog=f"{_HEADER}{network.digest}\n" + verilog.convert(
-            top, name=network.name, emit_src=False, strip_internal_attrs=True),
+        verilog=with_digest(network, verilog.convert(
+            top, name=network.name, emit_src=False, strip_internal_attrs=True)),
         s_axis=_port(network.layers[0].name, top.i_layout, axis=True),
         m_axis=_port(network.layers[-1].name, top.o_layout, axis=True),
         taps=tuple(_port(name, part.o.payload.shape()) for name, part in parts.items()
@@ -84,6 +84,11 @@ def _port(layer: str, layout: Any, *, axis: bool = False) -> Port:
     element = Shape.cast(layout.elem_shape)
     return Port(layer=layer, lanes=layout.length, signed=element.signed,
                 bits=axis_width(element, 1) if axis else element.width)
+
+
+def with_digest(network: Network, text: str) -> str:
+    """Verilog ``text`` of ``network`` below a line that `verilog_digest` reads."""
+    return f"{_HEADER}{network.digest}\n{text}"
 
 
 def verilog_digest(text: str) -> str:

@@ -74,8 +74,9 @@ class Batch:
     simulator: str
 
 
-def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 0.0,
-             seed: int = 1, jobs: int | None = None, files: Mapping[str, str] | None = None,
+def play_all(network: Network, circuit: Emitted, codes: Ints, *, byte_wide: bool = False,
+             stall: float = 0.0, seed: int = 1, jobs: int | None = None,
+             files: Mapping[str, str] | None = None,
              progress: Progress | None = None) -> Batch:
     """Play all images ``codes``, shape [images, height, width, channels], and compare the results.
 
@@ -86,6 +87,9 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
     ----------
     circuit : Emitted
         What ``network`` was emitted to.
+    byte_wide : bool
+        Whether ``tdata`` of its Verilog has 8 bits, and the bytes of a beat come one after the
+        other, the lowest first, as through the shell that is synthesized.
     files : mapping of str to str, optional
         Files that the Verilog reads, by name.
     jobs : int, optional
@@ -115,10 +119,12 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
             (folder / f"{number}.in").write_bytes(images_as_bytes(codes[part], circuit.s_axis))
         beats = (beats_of((1, 1, prod(network.input.shape)), circuit.s_axis.lanes),
                  beats_of(network.output.shape, circuit.m_axis.lanes))
+        sizes = []
+        for port, count in zip((circuit.s_axis, circuit.m_axis), beats, strict=True):
+            size = port.lanes * port.bits // 8
+            sizes += [1, size * count] if byte_wide else [size, count]
         start = time.monotonic()
-        cycles = _run(folder, len(parts), [
-            str(number) for port, count in zip((circuit.s_axis, circuit.m_axis), beats, strict=True)
-            for number in (port.lanes * port.bits // 8, count)], stall, seed, len(codes), report)
+        cycles = _run(folder, len(parts), sizes, stall, seed, len(codes), report)
         seconds = time.monotonic() - start
         got = np.concatenate([
             elements((folder / f"{number}.out").read_bytes(), network.output.shape[-1],
@@ -140,9 +146,12 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, stall: float = 
         seed=seed, simulator=simulator)
 
 
-def _run(folder: Path, count: int, sizes: Sequence[str], stall: float, seed: int, images: int,
+def _run(folder: Path, count: int, sizes: Sequence[int], stall: float, seed: int, images: int,
          report: Progress) -> int:
-    """Run ``count`` processes at a time; cycles of all of them."""
+    """Run ``count`` processes at a time; cycles of all of them.
+
+    ``sizes`` are the bytes of a beat and the beats of an image, then those of a result.
+    """
     report("simulate", 0, images)
     done, cycles = [0] * count, [0] * count
 
@@ -154,7 +163,7 @@ def _run(folder: Path, count: int, sizes: Sequence[str], stall: float, seed: int
             done[number] = int(word)
             report("simulate", sum(done), images)
 
-    run_programs([[str(folder / "batch"), f"{number}.in", f"{number}.out", *sizes,
+    run_programs([[str(folder / "batch"), f"{number}.in", f"{number}.out", *map(str, sizes),
                    str(int(stall * 65536)), str(seed + number), str(_PATIENCE)]
                   for number in range(count)], folder, follow)
     return sum(cycles)

@@ -366,6 +366,20 @@ def test_an_engine_from_the_command_line(run: Run, net: Path, tmp_path: Path) ->
 
 
 @pytest.mark.cocotb
+@pytest.mark.synth
+def test_the_netlist_of_a_chip(run: Run, built: Path) -> None:
+    code, out, _ = run("sim", built, "--netlist", "icebreaker", "--images", 20)
+    assert code == 0 and "accuracy, netlist for ice40-up5k" in out
+    seen = json.loads((built / "netlist.json").read_text())
+    assert seen["network"] == load(built / "network.nomul").digest
+    facts = seen["targets"]["ice40-up5k"]
+    assert (facts["images"], facts["mismatches"], facts["placed"]) == (20, 0, False)
+    refused(run("sim", built, "--netlist", "ice41"), "'ice41'", "ice40-hx8k")
+    code, _, err = run("sim", built, "--netlist", "ice40-hx8k", "--batch")
+    assert code == 2 and "exclude each other" in err
+
+
+@pytest.mark.cocotb
 def test_a_wrong_circuit_is_found_and_named(run: Run, built: Path, tmp_path: Path) -> None:
     """The broken twin of the proof: the Verilog of other weights, digests made to match."""
     network = load(built / "network.nomul")

@@ -8,6 +8,7 @@
 ``manifest.json``       ports, estimates, versions, and SHA-256 of the files above
 ``sim.json``            written by `nomul sim`; ``batch.json`` by `nomul sim --batch`
 ``synth.json``          written by `nomul synth`, with a folder for each chip or board
+``netlist.json``        written by `nomul sim --netlist`
 ``report.html``         written by `nomul report`, as is ``report.json``
 ======================= =========================================================
 """
@@ -24,14 +25,14 @@ from nomul.boards.doctor import tool_versions
 from nomul.boards.estimate import Estimate
 from nomul.compiler.emit import Emitted, Port, emit
 from nomul.compiler.errors import DataError
-from nomul.compiler.files import new_folder
+from nomul.compiler.files import new_folder, replace_file
 from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan, intervals, load_plan, plan_interval, plan_json
 from nomul.compiler.storage import load, load_provenance, save
 from nomul.images import Images
 from nomul.sim.vectors import Vectors, load_vectors, make_vectors, save_vectors
 
-__all__ = ["BuildFolder", "open_build", "write_build"]
+__all__ = ["BuildFolder", "merge_targets", "open_build", "write_build"]
 
 NETWORK, PLAN, VECTORS, MANIFEST = (
     "network.nomul", "plan.json", "vectors.safetensors", "manifest.json")
@@ -139,6 +140,25 @@ def open_build(folder: Path) -> BuildFolder:
                        provenance=load_provenance(folder / NETWORK),
                        plan=load_plan(folder / PLAN, network), circuit=circuit, vectors=vectors,
                        targets=targets, boards=boards)
+
+
+def merge_targets(build: BuildFolder, name: str, results: dict[str, dict[str, Any]],
+                  command: str | None) -> None:
+    """Write ``results``, by chip, into the file ``name`` of ``build``, beside those of other chips
+    that were there."""
+    file = build.path / name
+    targets: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            earlier = json.loads(file.read_text())
+            if earlier["network"] == build.network.digest:
+                targets = dict(earlier["targets"])
+        except (ValueError, KeyError, TypeError):
+            pass  # a damaged file is replaced by a whole one
+    if results:
+        replace_file(file, json.dumps({
+            "network": build.network.digest, "command": command, "targets": targets | results,
+            "tools": tool_versions()}, indent=1) + "\n")
 
 
 def _sha256(path: Path) -> str:

@@ -196,21 +196,26 @@ def evaluate(network_file: Path, data: str | None, split: str) -> None:
               help="Chance that a beat waits a cycle more, at either end.")
 @click.option("--batch", is_flag=True, help="Play a whole data set, on all cores, and compare "
               "results alone: some hundred times faster.")
+@click.option("--netlist", metavar="TARGET", help="Like --batch, but play the netlist for this "
+              "chip or board: the one that 'nomul synth' placed, if it did.")
 @data_option
 @split_option
-@click.option("--jobs", type=click.IntRange(1), help="Processes of --batch.  [default: all cores]")
-def sim(folder: Path, images: int | None, seed: int, stall: float, batch: bool, data: str | None,
-        split: str, jobs: int | None) -> None:
+@click.option("--jobs", type=click.IntRange(1), help="Processes of --batch and --netlist.  "
+              "[default: all cores]")
+def sim(folder: Path, images: int | None, seed: int, stall: float, batch: bool,
+        netlist: str | None, data: str | None, split: str, jobs: int | None) -> None:
     """Prove the Verilog in BUILD bit-exact in Verilator, under random stalls.
 
     Every beat of every layer is compared with the golden model, for the images that the build
-    has vectors of; or, with --batch, the results of all images of a data set. Ends with exit
-    code 1 and the first difference if there is one.
+    has vectors of; or, with --batch, the results of all images of a data set; or, with --netlist,
+    those of the cells that synthesis makes of it. Ends with exit code 1 and the first difference
+    if there is one.
 
     \b
     Example:
       nomul sim build/
       nomul sim build/ --batch
+      nomul sim build/ --netlist ice40-hx8k
     """
     from dataclasses import asdict
 
@@ -220,13 +225,16 @@ def sim(folder: Path, images: int | None, seed: int, stall: float, batch: bool, 
 
     if images is not None and images < 1:
         raise DataError(f"number of images must be at least 1, not {images}")
+    if batch and netlist is not None:
+        raise click.UsageError("--batch and --netlist exclude each other; give one of them")
     built = open_build(folder)
-    if batch:
-        _play_all(built, images, seed, stall, images_of(data, split, built.network,
-                                                        built.provenance), jobs)
+    if batch or netlist is not None:
+        chosen = images_of(data, split, built.network, built.provenance)
+        chosen = chosen.first(len(chosen.codes) if images is None else images)
+        _play_all(built, chosen, netlist, seed=seed, stall=stall, jobs=jobs)
         return
     if data is not None or jobs is not None:
-        raise click.UsageError("--data and --jobs belong to --batch; give it too")
+        raise click.UsageError("--data and --jobs belong to --batch and --netlist; give one too")
     with bars() as report:
         result = simulate(built.network, built.plan, built.circuit, built.vectors, seed=seed,
                           stall=stall, images=images, log=folder / "sim.log", progress=report)
@@ -253,33 +261,48 @@ def sim(folder: Path, images: int | None, seed: int, stall: float, batch: bool, 
         raise click.exceptions.Exit(1)
 
 
-def _play_all(built: BuildFolder, count: int | None, seed: int, stall: float, images: Images,
-              jobs: int | None) -> None:
-    """``nomul sim --batch``: writes batch.json, and shows it."""
+def _play_all(built: BuildFolder, chosen: Images, netlist: str | None, **options: Any) -> None:
+    """``nomul sim --batch`` or ``--netlist``: writes batch.json or netlist.json, and shows it."""
+    from nomul.boards.targets import target as find_target
+    from nomul.build import merge_targets
     from nomul.compiler.files import replace_file
+    from nomul.netlist import play_netlist
     from nomul.sim.batch import play_all
 
-    chosen = images.first(len(images.codes) if count is None else count)
+    chip = None if netlist is None else find_target(netlist)
+    made: dict[str, Any] = {}
     with bars() as report:
-        result = play_all(built.network, built.circuit, chosen.codes, stall=stall, seed=seed,
-                          jobs=jobs, progress=report)
+        if chip is None:
+            result = play_all(built.network, built.circuit, chosen.codes, progress=report,
+                              **options)
+        else:
+            run = play_netlist(built, chip, chosen.codes, progress=report, **options)
+            result, made = run.batch, {"placed": run.placed, "sha256": run.sha256}
     accuracy, golden = (None if chosen.labels is None else
                         float((classes == chosen.labels).mean())
                         for classes in (result.classes, result.golden_classes))
-    replace_file(built.path / "batch.json", json.dumps({
-        "network": built.network.digest, "command": command_line(), "data": chosen.source,
-        "split": chosen.split, "images": result.images, "mismatches": result.mismatches,
-        "first_mismatch": result.first_mismatch, "accuracy": accuracy, "golden_accuracy": golden,
-        "cycles": result.cycles, "stall": stall, "seed": seed, "simulator": result.simulator,
-        "classes": result.classes.tolist()}, indent=1) + "\n")
+    facts = {
+        **made, "data": chosen.source, "split": chosen.split, "images": result.images,
+        "mismatches": result.mismatches, "first_mismatch": result.first_mismatch,
+        "accuracy": accuracy, "golden_accuracy": golden, "cycles": result.cycles,
+        "stall": result.stall, "seed": result.seed, "simulator": result.simulator,
+        "classes": result.classes.tolist()}
+    if chip is None:
+        replace_file(built.path / "batch.json", json.dumps({
+            "network": built.network.digest, "command": command_line(), **facts},
+            indent=1) + "\n")
+    else:
+        merge_targets(built, "netlist.json", {chip.name: facts}, command_line())
+    what = "Verilog" if chip is None else f"netlist for {chip.name}"
     print_table(f"{built.network.name} on {chosen.source} {chosen.split} in {result.simulator}",
                 {"figure": False, "value": True}, [
         ("images", result.images), ("mismatches", result.mismatches),
-        ("accuracy, Verilog", percent(accuracy)), ("accuracy, golden model", percent(golden)),
+        (f"accuracy, {what}", percent(accuracy)), ("accuracy, golden model", percent(golden)),
         ("cycles", result.cycles), ("cycles a second", round(result.cycles / result.seconds))])
     if result.mismatches:
         complain(f"{result.mismatches} of {result.images} images differ; first: image "
-                 f"{result.first_mismatch}; 'nomul sim {built.path}' finds the layer")
+                 f"{result.first_mismatch}; 'nomul sim {built.path}' finds the layer"
+                 + ("" if chip is None else ", unless synthesis is to blame"))
         raise click.exceptions.Exit(1)
 
 

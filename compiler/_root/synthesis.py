@@ -1,19 +1,16 @@
 """A build folder's circuit on chips: bitstreams, and their figures in ``synth.json``."""
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nomul.boards.board import Board
-from nomul.boards.doctor import tool_versions
 from nomul.boards.on_board import synthesize_on_board
 from nomul.boards.shell import PinShell
 from nomul.boards.synth import Progress, synthesize
 from nomul.boards.targets import Target
-from nomul.build import BuildFolder
+from nomul.build import BuildFolder, merge_targets
 from nomul.compiler.errors import FitError
-from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Weighted
 from nomul.hw.circuits import ProductCircuit
@@ -56,7 +53,7 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, see
         if isinstance(chip, Board):
             figures["board"]["load"] = chip.load_command(str(build.path / figures["bitstream"]))
         results[chip.name] = figures
-    _merge(build, results, command)
+    merge_targets(build, "synth.json", results, command)
     return results, errors
 
 
@@ -79,19 +76,3 @@ def stored_bits(build: BuildFolder) -> int:
                for layer in build.network.layers if isinstance(layer, Weighted)
                and build.plan[layer.name].weights_in is not Storage.LOGIC
                and build.plan[layer.name].product is not ProductCircuit.UNROLLED)
-
-
-def _merge(build: BuildFolder, results: dict[str, dict[str, Any]], command: str | None) -> None:
-    file = build.path / "synth.json"
-    targets: dict[str, Any] = {}
-    if file.is_file():
-        try:
-            earlier = json.loads(file.read_text())
-            if earlier["network"] == build.network.digest:
-                targets = dict(earlier["targets"])
-        except (ValueError, KeyError, TypeError):
-            pass  # a damaged file is replaced by a whole one
-    if results:
-        replace_file(file, json.dumps({
-            "network": build.network.digest, "command": command, "targets": targets | results,
-            "tools": tool_versions()}, indent=1) + "\n")

@@ -168,7 +168,7 @@ def test_parameters_are_checked(make: Any, message: str) -> None:
     LanewiseMax(2, lanes=2, taps=3), LanewiseMax(2, lanes=1, taps=1)],
     ids=lambda dut: f"{type(dut).__name__}-{dut.lanes}-{dut.taps}")
 def test_holds_while_stalled(dut: Any, tmp_path: Path) -> None:
-    assert prove_streams(dut, tmp_path, depth=12)
+    assert prove_streams(dut, tmp_path)
 
 
 @pytest.mark.formal

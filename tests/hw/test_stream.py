@@ -106,7 +106,7 @@ def test_latency(lanes: tuple[int, int], lengths: tuple[int, int], beats_needed:
 def test_holds_while_stalled(i_lanes: int, o_lanes: int, length: int, o_length: int,
                              tmp_path: Path) -> None:
     dut = Regroup(2, i_lanes=i_lanes, o_lanes=o_lanes, length=length, o_length=o_length)
-    assert prove_streams(dut, tmp_path, depth=12)
+    assert prove_streams(dut, tmp_path)
 
 
 @pytest.mark.formal

@@ -83,7 +83,7 @@ def sparse_dots(table: Sequence[int], *, lanes: int) -> SparseDots:
            "clip": ShiftClip(signed(4), shift=1, codes=3, lanes=1)}),
 ], ids=lambda dut: type(dut).__name__)
 def test_holds_while_stalled(dut: Any, tmp_path: Path) -> None:
-    assert prove_streams(dut, tmp_path, depth=12)
+    assert prove_streams(dut, tmp_path)
 
 
 def test_the_proof_can_fail(tmp_path: Path) -> None:
