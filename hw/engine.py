@@ -52,7 +52,7 @@ class SharedProducts(wiring.Component):
                              "and rows of equal length")
         if lanes < 1:
             raise ValueError(f"Lanes must be at least 1, not {lanes!r}")
-        self.lanes = lanes
+        self.lanes, self.inputs = lanes, 1
         self.storage = storage
         self.latency = storage.latency
         self.index_shape = unsigned(max(1, (len(self.table[0]) - 1).bit_length()))
@@ -323,7 +323,8 @@ class Engine(wiring.Component):
         """Accumulators, and a shift register that takes their sums: the one that leaves next, how
         many are left, and whether they are the last of a position."""
         lanes, width = self.products.lanes, self.acc_shape.width
-        held, left = Signal(lanes * width), Signal(range(lanes + 1))
+        held = Signal(lanes * width)
+        left = Signal(range(lanes + 1))
         position_ends = Signal()
         valid, last, short, ends = marks
         load = advance & valid & last
@@ -362,7 +363,8 @@ class Engine(wiring.Component):
         present = stages[-1][1:].as_signed()
         busy: list[Value] = [stage[0] for stage in stages]
         flipped = (present.as_unsigned() ^ negate.replicate(len(present))).as_signed()
-        total, by = Signal(signed(width)), Signal(more)
+        total = Signal(signed(width))
+        by = Signal(more)
         with m.If(flow):
             m.d.sync += [total.eq(flipped + offset), by.eq(which)]
         busy += [valid for valid, in _delayed(m, "summed", busy[-1], 1, flow)]

@@ -11,6 +11,7 @@ from typing import Any
 from amaranth.hdl import Assert, Assume, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
+from nomul.hw.engine import SharedProducts
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import MaskedProducts, Products
 from nomul.hw.table import Cycle
@@ -237,7 +238,7 @@ class Multiplies(Elaboratable):  # type: ignore[misc]
     times what comes for it, add up to them.
     """
 
-    def __init__(self, dut: Products, table: Sequence[Sequence[int]]) -> None:
+    def __init__(self, dut: Products | SharedProducts, table: Sequence[Sequence[int]]) -> None:
         self.dut = dut
         self.table = table
         self.entries = [[Signal(range(max(2, len(table))), name=f"entry_{lane}_{n}")

@@ -19,6 +19,7 @@ from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
 from nomul.hw.chain import Chain
 from nomul.hw.dots import DotProducts
 from nomul.hw.embedding import Embedding
+from nomul.hw.engine import Engine, SharedProducts
 from nomul.hw.fill import ZeroAbsent
 from nomul.hw.graph import Graph
 from nomul.hw.lanewise import LanewiseMax, LanewiseSums
@@ -34,6 +35,7 @@ from nomul.hw.sparse import SparseDots
 from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, vector
 from nomul.hw.table import Cycle, Storage
+from nomul.hw.tasks import Constant, Task
 from nomul.hw.unrolled import AdderGraph, Sum, Term, UnrolledDots
 from nomul.hw.window import Windows
 from nomul.sim.formal import Beats
@@ -195,12 +197,12 @@ def _in_bytes(beats: Beats) -> Beats:
                        for n, beat in enumerate(beats["s_axis"])]}
 
 
-_SHIFTS = {"offsets": [1, -2], "shifts": [0, 1], "negate": [0, 1]}
+_SHIFTS: dict[str, Sequence[int]] = {"offsets": [1, -2], "shifts": [0, 1], "negate": [0, 1]}
 
 
 def _shift_clip_rows(offset: int = -2) -> ShiftClipRows:
-    rows = {**_SHIFTS, "offsets": [1, offset]}
-    return ShiftClipRows(signed(3), signed(5), **rows, codes=3, lanes=1, storage=Storage.LOGIC)
+    return ShiftClipRows(signed(3), signed(5), offsets=[1, offset], shifts=_SHIFTS["shifts"],
+                         negate=_SHIFTS["negate"], codes=3, lanes=1, storage=Storage.LOGIC)
 
 
 THRESHOLDS = ((0, 2), (1, 1))
@@ -252,6 +254,20 @@ def _replay(length: int, repeats: int, depth: int, storage: Storage, *, slow: bo
         computes="each vector so many times", slow=slow)
 
 
+def _engine(storage: Storage, product: int = 4) -> Engine:
+    """Two dot products of two codes, by one lane: 3 a - b + 1 and a + 4 b - 2."""
+    task = Task(loops=((2, 1), (1, 0), (1, 0), (2, 0), (1, 0), (1, 0), (1, 0)), origin=2,
+                outputs=2, weights=0, again=False, table=0, constants=0, shared=False, highest=0,
+                target=None, reads_image=True, frees_image=True)
+    return Engine(
+        [task], words=[[0], [1], [2], [3]], products=SharedProducts(
+            [[0] * 4, [3, -1, 1, product]], lanes=1, storage=Storage.LOGIC),
+        constants=[Constant(offset=1, negate=False, which=0),
+                   Constant(offset=-2, negate=False, which=0)],
+        thresholds=None, code_shape=1, image_shape=1, image_length=2, depths=[], one_port=False,
+        acc_shape=signed(4), sum_shape=signed(4), o_shape=signed(4), raw=True, storage=storage)
+
+
 def _queue(depth: int, *, in_memory: bool = False, slow: bool = False) -> Example:
     kind = _MemoryQueue if in_memory else Queue
     return Example(
@@ -291,6 +307,14 @@ EXAMPLES = (
             function=lambda beats: {"o": [[beats["i_0"][0][0] + beats["i_1"][0][0]]]},
             broken=lambda: AddSums([signed(2), signed(3)], signed(3), lanes=1),
             twin="a sum of one bit less"),
+    *(Example(sizes=f"one task, 2 x 2, one lane, {storage.value}", make=partial(_engine, storage),
+              takes={"i": 2}, gives={"o": 2}, capacity=3, computes="exact dot products",
+              function=lambda beats: {"o": [
+                  [3 * beats["i"][0][0] - beats["i"][1][0] + 1],
+                  [beats["i"][0][0] + 4 * beats["i"][1][0] - 2]]},
+              broken=partial(_engine, storage, 3), twin="one product is another one",
+              slow=storage is Storage.REGISTERED)
+      for storage in (Storage.BLOCK, Storage.REGISTERED)),
     Example(sizes="2 readers", make=lambda: Fork(unsigned(1), 2), takes={"i": 1},
             gives={"o_0": 1, "o_1": 1}, capacity=1, computes="each reader gets each beat once",
             function=lambda beats: {"o_0": beats["i"], "o_1": beats["i"]}),
@@ -398,12 +422,18 @@ EXAMPLES = (
 )
 
 
-def _multiplies(sizes: str, kind: Callable[[Sequence[Sequence[int]]], Products],
+def _multiplies(sizes: str,
+                kind: Callable[[Sequence[Sequence[int]]], Products | SharedProducts],
                 table: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> Obligation:
     return Obligation(
         component=type(kind(table)), sizes=sizes, claim="products are those of the table",
         twin="one entry is another one", make=lambda: Multiplies(kind(table), table),
         broken=lambda: Multiplies(kind(other), table))
+
+
+def _shared(storage: Storage, table: Sequence[Sequence[int]]) -> SharedProducts:
+    """The same table with a row for each code."""
+    return SharedProducts(list(zip(*table, strict=True)), lanes=2, storage=storage)
 
 
 def _gives_rows(component: type, sizes: str, make: Callable[[int], Cycle | PackedCycle],
@@ -441,6 +471,9 @@ OTHERS = (
     *(_multiplies(f"any products, 3 x 3, {storage.value}",
                   partial(TableProducts, lanes=1, inputs=2, storage=storage),
                   _ANY, (*_ANY[:2], (0, -1, 2))) for storage in Storage),
+    *(_multiplies(f"any products, 3 x 3, 2 lanes, {storage.value}",
+                  partial(_shared, storage), _ANY, (*_ANY[:2], (0, -1, 2)))
+      for storage in Storage),
     _multiplies("an arithmetic progression, 4 x 3, 2 lanes",
                 lambda table: MaskedProducts(table, lanes=2, inputs=1), _EVEN,
                 (*_EVEN[:3], (0, 5, 10))),

@@ -50,6 +50,10 @@ _DATA = {
     "Cycle": ("row", "table_word"),
     "DotProducts": ("held", "held_total", "code_"),
     "Embedding": ("table_word",),
+    "Engine": ("$signature__data", "by", "code", "code_", "codes_word_", "compared_",
+               "constants_word", "element_", "held", "image_word_", "indices", "leaving_",
+               "prefix_", "row_", "row_after_", "steps", "threshold_", "thresholds_word", "total",
+               "total_kept_", "weights_word"),
     "MaskedProducts": ("products",),
     "PackedCycle": ("row", "rest"),
     "Queue": ("beat_",),
@@ -60,6 +64,7 @@ _DATA = {
     "ShiftAddProducts": ("products",),
     "ShiftClipRows": ("total_", "steps_", "by_"),
     "SparseDots": ("shift_", "term", "lane", "empty", "negative_", "integer"),
+    "SharedProducts": ("products", "table_word"),
     "TableProducts": ("products", "table_word"),
     "Windows": ("word_held",),
 }
@@ -67,6 +72,7 @@ _ACCUMULATORS = {
     "Affine": ("sum_",),
     "Argmax": ("leader",),
     "DotProducts": ("acc_", "sum_"),
+    "Engine": ("acc_",),
     "LanewiseMax": ("leader_",),
     "LanewiseSums": ("acc_",),
     "SparseDots": ("acc",),
@@ -79,6 +85,10 @@ _CONTROL = {
     "Cycle": ("valid", "address", "read__addr", "fetched_", "table_fetched"),
     "DotProducts": ("chunk", "group", "left", "valid_", "last_"),
     "Embedding": ("channel", "fetched_", "table_fetched"),
+    "Engine": ("$signature__addr", "address", "bank_", "coded_", "constant", "image_place",
+               "image_there", "left", "marks_", "number", "outside_", "phase_state",
+               "position_ends", "read__addr", "summed_", "target", "turns_left_", "weights", "x",
+               "x_first", "y", "y_first"),
     "Fork": ("served",),
     "LanewiseMax": ("tap",),
     "LanewiseSums": ("tap", "valid", "ends"),
@@ -100,7 +110,9 @@ _CONTROL = {
 }
 # Read-only memories, by their component or, of a `Cycle`, by what it is in its parent.
 _TABLES = {"PackedCycle": Kind.ASSIGNMENT, "TableProducts": Kind.TABLE, "Embedding": Kind.TABLE,
-           "Search": Kind.CONSTANT}
+           "Search": Kind.CONSTANT, "SharedProducts": Kind.TABLE}
+_ENGINE = {"weights": Kind.ASSIGNMENT, "constants": Kind.CONSTANT, "thresholds": Kind.CONSTANT,
+           "tasks": Kind.CONSTANT}
 _CYCLES = {"weights": Kind.ASSIGNMENT, "entries": Kind.ASSIGNMENT, "column": Kind.ASSIGNMENT,
            "constants": Kind.CONSTANT}
 
@@ -171,7 +183,7 @@ def _places(module: str, path: tuple[str, ...], modules: Mapping[str, str],
         name = _plain(name)
         memory = bool(last)
         if memory:
-            kind = Kind.BUFFER if name in assigned else _memory_kind(component, owner)
+            kind = Kind.BUFFER if name in assigned else _memory_kind(component, owner, name)
         elif name in assigned:
             kind = _register_kind(component, name, owner)
         else:
@@ -187,7 +199,9 @@ def _plain(name: str) -> str:
     return name.removeprefix("\\")
 
 
-def _memory_kind(component: str, path: tuple[str, ...]) -> Kind:
+def _memory_kind(component: str, path: tuple[str, ...], name: str) -> Kind:
+    if component == "Engine":
+        return _ENGINE[re.sub(r"(_\d+)?(\$\d+)?$", "", name)]
     if component == "Cycle":
         return _CYCLES[re.sub(r"_\d+$", "", path[-1])]
     return _TABLES[component]

@@ -73,7 +73,7 @@ def test_a_task_has_seven_loops() -> None:
 
 @pytest.mark.formal
 def test_results_hold_while_they_are_stalled(tmp_path: Path) -> None:
-    assert prove_streams(engine(), tmp_path, depth=3)
+    assert prove_streams(engine(), tmp_path)
 
 
 class Leaky(Engine):
@@ -88,7 +88,7 @@ class Leaky(Engine):
 
 @pytest.mark.formal
 def test_the_proof_can_fail(tmp_path: Path) -> None:
-    assert not prove_streams(_leaky(), tmp_path, depth=3)
+    assert not prove_streams(_leaky(), tmp_path)
 
 
 def _leaky() -> Engine:

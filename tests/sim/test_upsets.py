@@ -13,14 +13,14 @@ from nomul.compiler.planner import make_plan
 from nomul.compiler.storage import load
 from nomul.sim import upsets
 from nomul.sim.random_images import random_image_network
-from nomul.sim.random_networks import random_network, random_plan
+from nomul.sim.random_networks import random_engine_plan, random_network, random_plan
 from nomul.sim.upsets import Kind, Place, places
 
 ZOO = Path(__file__).parents[2] / "examples" / "zoo"
 
 
-def places_of(network: Network, seed: int) -> tuple[list[Place], str]:
-    plan = random_plan(network, seed)
+def places_of(network: Network, seed: int, *, engine: bool = False) -> tuple[list[Place], str]:
+    plan = (random_engine_plan if engine else random_plan)(network, seed)
     text = emit(network, plan).verilog
     return places(network, plan, text), text
 
@@ -45,20 +45,23 @@ def test_the_digits_network() -> None:
             ("argmax.leader", Kind.ACCUMULATOR)} <= named
 
 
+@pytest.mark.parametrize("engine", [False, True], ids=["pipeline", "engine"])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_register_of_random_networks_has_a_kind(seed: int) -> None:
+def test_every_register_of_random_networks_has_a_kind(seed: int, engine: bool) -> None:
     """All components come up among these networks; the set is checked below."""
     make = random_network if seed % 2 else random_image_network
-    found, _ = places_of(make(seed), seed)
+    found, _ = places_of(make(seed), seed, engine=engine)
     assert all(place.bits > 0 for place in found)
     assert len({place.path for place in found}) == len(found)
 
 
 @pytest.mark.synth
+@pytest.mark.parametrize("engine", [False, True], ids=["pipeline", "engine"])
 @pytest.mark.parametrize("seed", [2, 3, 5, 8])
-def test_yosys_finds_as_many_bits(seed: int, tmp_path: Path) -> None:
+def test_yosys_finds_as_many_bits(seed: int, engine: bool, tmp_path: Path) -> None:
     """None is missed: flip-flops and memories, by a reader of Verilog that is not ours."""
-    found, text = places_of((random_network if seed % 2 else random_image_network)(seed), seed)
+    make = random_network if seed % 2 else random_image_network
+    found, text = places_of(make(seed), seed, engine=engine)
     (tmp_path / "network.v").write_text(text)
     (tmp_path / "count.ys").write_text(
         "read_verilog network.v\nhierarchy -auto-top\nproc -norom\nflatten\nmemory_collect\n"
