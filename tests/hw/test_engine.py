@@ -1,20 +1,18 @@
 # amaranth: UnusedElaboratable=no
-"""The engine by itself: what it refuses, and that its output keeps the stream rules."""
+"""The engine by itself: small sums, and what it refuses. Proofs are in nomul.sim.proofs."""
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from amaranth.hdl import Module, Shape, signed, unsigned
+from amaranth.hdl import Shape, signed, unsigned
 
 from nomul.hw.engine import Engine, SharedProducts
 from nomul.hw.product import ShiftAddProducts
 from nomul.hw.table import Storage
 from nomul.hw.tasks import Constant, Task
 from nomul.sim.bench import transfer
-from nomul.sim.formal import prove_streams
 
 ONCE = (1, 0)
 LAST = Task(loops=((2, 1), ONCE, ONCE, (2, 0), ONCE, ONCE, ONCE), origin=2, outputs=2, weights=0,
@@ -69,35 +67,6 @@ def test_a_task_has_seven_loops() -> None:
         replace(LAST, loops=LAST.loops[:6])
     with pytest.raises(ValueError, match="must have 7 loops of at least one turn"):
         replace(LAST, loops=((0, 1), *LAST.loops[1:]))
-
-
-@pytest.mark.formal
-def test_results_hold_while_they_are_stalled(tmp_path: Path) -> None:
-    assert prove_streams(engine(), tmp_path)
-
-
-class Leaky(Engine):
-    """An engine whose result changes when the next one is ready."""
-
-    def elaborate(self, platform: object) -> Module:
-        m = super().elaborate(platform)
-        assert isinstance(m, Module)
-        m.d.comb += self.o.payload[0].eq(m.submodules.products.products[0][0])
-        return m
-
-
-@pytest.mark.formal
-def test_the_proof_can_fail(tmp_path: Path) -> None:
-    assert not prove_streams(_leaky(), tmp_path)
-
-
-def _leaky() -> Engine:
-    whole = engine()
-    return Leaky(whole.tasks, words=whole.words, products=whole.products,
-                 constants=whole.constants, thresholds=None, code_shape=whole.code_shape,
-                 image_shape=whole.image_shape, image_length=2, depths=[], one_port=False,
-                 acc_shape=whole.acc_shape, sum_shape=whole.sum_shape, o_shape=whole.o_shape,
-                 raw=True, storage=Storage.BLOCK)
 
 
 def test_slopes_are_shifts() -> None:
