@@ -56,6 +56,7 @@ bench: setup
 	$(BIN)/python -m nomul.faults docs
 	$(BIN)/python -m nomul.asic docs
 	$(BIN)/python -m nomul.proofs docs
+	$(BIN)/python -m nomul.boards_bench docs
 	$(BIN)/python -m nomul.bench docs
 
 zoo: setup
