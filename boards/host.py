@@ -1,10 +1,13 @@
 """A network on a board, from the computer that the board is plugged into."""
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +25,16 @@ __all__ = ["BoardError", "Client", "LinePort", "Result", "Status", "open_port"]
 # Times that a request is sent, and reads that may bring nothing but other frames or noise.
 _TRIES = 4
 _READS = 100_000
-_REASONS = {Refusal.COMMAND: "does not know the command",
-            Refusal.LENGTH: "takes images of another size",
-            Refusal.OVERRUN: "cannot take images as fast as they come"}
+# Seconds in which a network that could not keep up may take what it has.
+_PAUSE = 0.05
+_LOAD = "load the bitstream of this build"
+_SILENT = ("does not answer; look at the port, its --baud and whether the bitstream of this build "
+           "is loaded")
+_DAMAGED = "its answers arrive damaged; look at --baud and at the cable"
+_REASONS = {Refusal.COMMAND: f"does not know it; {_LOAD}",
+            Refusal.LENGTH: f"takes images of another size; {_LOAD}",
+            Refusal.OVERRUN: "cannot take images as fast as they come; make a bitstream with a "
+                             "larger --queue or a lower --baud"}
 
 
 class BoardError(ToolError):
@@ -101,6 +111,16 @@ def open_port(name: str, baud: int, *, timeout: float = 1.0) -> LinePort:
     return port
 
 
+@contextmanager
+def _unplugged() -> Iterator[None]:
+    """Say in a sentence that a port has failed."""
+    try:
+        yield
+    except OSError as error:
+        raise BoardError(f"board must stay plugged in, but its port failed ({error}); plug it in "
+                         "and run again") from error
+
+
 class Client:
     """Asks a network on a board.
 
@@ -126,7 +146,9 @@ class Client:
         self._score_bytes = m_axis.bits // 8
         self._signed = m_axis.signed
         self._decoder = Decoder()
-        self._number = 0
+        # Anywhere, so that an answer that an earlier client did not wait for is hardly mistaken
+        # for one to this client.
+        self._number = secrets.randbelow(256)
         self._check(self.status())
 
     def status(self) -> Status:
@@ -134,7 +156,7 @@ class Client:
         reply = self._ask(Command.QUERY, b"", Reply.STATUS)
         if len(reply) != 1 + DIGEST_BYTES + 2 * 4 + 4 * 2:
             raise BoardError(f"board must tell its status in version {VERSION} of the protocol, "
-                             f"but sent {len(reply)} bytes; load a bitstream of this build")
+                             f"but sent {len(reply)} bytes; {_LOAD}")
         digest, rest = reply[1:1 + DIGEST_BYTES], reply[1 + DIGEST_BYTES:]
         sizes = [int.from_bytes(rest[at:at + 4], "little") for at in (0, 4)]
         counters = [int.from_bytes(rest[at:at + 2], "little") for at in range(8, 16, 2)]
@@ -165,16 +187,15 @@ class Client:
         expected = bytes.fromhex(network.digest)[:DIGEST_BYTES]
         if status.version != VERSION:
             raise BoardError(f"board must speak version {VERSION} of the protocol, not "
-                             f"{status.version}; load a bitstream of this build")
+                             f"{status.version}; {_LOAD}")
         if status.digest != expected:
             raise BoardError(f"board must hold network '{network.name}' ({expected.hex()}), not "
-                             f"one with digest {status.digest.hex()}; load the bitstream of this "
-                             "build")
+                             f"one with digest {status.digest.hex()}; {_LOAD}")
         image_bytes = prod(network.input.shape) * self._code_bytes
         if status.image_bytes != image_bytes or status.result_bytes != self._result_bytes:
             raise BoardError(f"board must take images of {image_bytes} bytes and give results of "
                              f"{self._result_bytes}, not {status.image_bytes} and "
-                             f"{status.result_bytes}; load the bitstream of this build")
+                             f"{status.result_bytes}; {_LOAD}")
 
     @property
     def _scores(self) -> int:
@@ -186,11 +207,13 @@ class Client:
         return self._scores * self._score_bytes + CLASS_BYTES
 
     def _result(self, reply: bytes) -> Result:
+        if len(reply) != DIGEST_BYTES + self._result_bytes:
+            raise BoardError(f"board must answer with {DIGEST_BYTES + self._result_bytes} bytes, "
+                             f"not {len(reply)}; {_LOAD}")
         digest, listed = reply[:DIGEST_BYTES], reply[DIGEST_BYTES:-CLASS_BYTES]
-        if (digest != bytes.fromhex(self._network.digest)[:DIGEST_BYTES]
-                or len(reply) != DIGEST_BYTES + self._result_bytes):
+        if digest != bytes.fromhex(self._network.digest)[:DIGEST_BYTES]:
             raise BoardError(f"board must answer for network '{self._network.name}', not for one "
-                             f"with digest {digest.hex()}; load the bitstream of this build")
+                             f"with digest {digest.hex()}; {_LOAD}")
         scores = None
         if listed:
             scores = np.array([
@@ -202,41 +225,36 @@ class Client:
     def _ask(self, command: Command, content: bytes, wanted: Reply) -> bytes:
         """What is behind the number in the reply; asks again where none comes, or a refusal that
         may pass."""
-        trouble = "does not answer"
+        trouble = _SILENT
         for _ in range(_TRIES):
+            damaged = self._decoder.damaged
             self._number = (self._number + 1) % 256
             self._send(encode(bytes((command, self._number)) + content))
             reply = self._reply()
             if reply is None:
-                trouble = "does not answer"
+                trouble = _SILENT if self._decoder.damaged == damaged else _DAMAGED
             elif reply[0] == wanted:
                 return reply[2:]
             elif reply[0] == Reply.REFUSED and len(reply) == 3 and reply[2] in _REASONS:
                 trouble = _REASONS[Refusal(reply[2])]
                 if reply[2] != Refusal.OVERRUN:
                     break
+                time.sleep(_PAUSE)
             else:
-                trouble = f"sends frames of an unknown kind ({reply[0]:#04x})"
-        raise BoardError(f"board must answer request {command.name}, but {trouble}; look at the "
-                         "port, its --baud and whether the bitstream of this build is loaded")
+                trouble = f"sends frames of an unknown kind ({reply[0]:#04x}); {_LOAD}"
+        raise BoardError(f"board must answer request {command.name}, but {trouble}")
 
     def _send(self, content: bytes) -> None:
-        try:
+        with _unplugged():
             self._port.write(content)
-        except OSError as error:
-            raise BoardError(f"board must stay plugged in, but its port failed ({error})"
-                             ) from error
 
     def _reply(self) -> bytes | None:
         """The next frame that answers the latest request; none if the line stays silent."""
         for _ in range(_READS):
-            try:
+            with _unplugged():
                 content = self._port.read(1)
-                waiting: Any = getattr(self._port, "in_waiting", 0)
+                waiting: int = getattr(self._port, "in_waiting", 0)
                 content += self._port.read(waiting) if content and waiting else b""
-            except OSError as error:
-                raise BoardError(f"board must stay plugged in, but its port failed ({error})"
-                                 ) from error
             if not content:
                 return None
             for frame in self._decoder.feed(content):

@@ -22,6 +22,7 @@ from nomul.boards.top import BoardTop
 from nomul.boards.yosys import Counts, Netlist, count_layers, make_netlist
 from nomul.compiler.errors import DataError, FitError, ToolError
 from nomul.compiler.files import new_folder, replace_file
+from nomul.hw.branch import Queue
 
 __all__ = ["Progress", "Synthesis", "run_folder", "synthesize", "synthesize_in"]
 
@@ -182,7 +183,7 @@ def synthesize_in(work: Path, component: wiring.Component, name: str, target: Ta
             progress(done, steps, what)
 
     netlist, layers = _map(component, target, work)
-    _check_fit(name, target, netlist)
+    _check_fit(name, target, netlist, component)
     report(1, f"Yosys: {netlist.counts.lut4:,} tables, {netlist.counts.ff:,} flip-flops")
     placements: list[Placement] = []
     failures: list[RunFailure] = []
@@ -225,7 +226,7 @@ def _check_replaceable(folder: Path) -> None:
                         "its contents are replaced; choose another place")
 
 
-def _check_fit(name: str, target: Target, netlist: Netlist) -> None:
+def _check_fit(name: str, target: Target, netlist: Netlist, component: wiring.Component) -> None:
     capacity = target.capacity
     excess = [f"it needs at least {needed:,} {what} and the chip has {available:,}"
               for what, needed, available in (
@@ -237,8 +238,12 @@ def _check_fit(name: str, target: Target, netlist: Netlist) -> None:
                   ("pins", netlist.pins, capacity.pins),
               ) if needed > available]
     if excess:
+        remedies = ["fewer lanes (--fold)", "fewer block RAMs (--lean)"]
+        if (netlist.counts.bram > capacity.bram and isinstance(component, BoardTop)
+                and component.core.depth > Queue.registers):
+            remedies.append(f"none for the serial line (--queue {Queue.registers})")
         raise FitError(f"network '{name}' does not fit {target.name}: {'; '.join(excess)}; "
-                       "use fewer lanes (--fold), fewer block RAMs (--lean) or a larger chip")
+                       f"use {', '.join(remedies)} or a larger chip")
 
 
 @contextmanager

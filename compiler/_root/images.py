@@ -72,20 +72,7 @@ def load_images(data: str, network: Network, *, split: str = "test") -> Images:
     if path.suffix not in (".npy", ".npz"):
         known = ", ".join((*sorted(DATASETS), RANDOM))
         raise DataError(f"data {data!r} must be {known}, or a .npz or .npy file")
-    if not path.is_file():
-        raise DataError(f"data file '{path}' must exist; check its name")
-    arrays = _arrays(path)
-    if "images" not in arrays:
-        raise DataError(f"data file '{path}' must hold an array named images; "
-                        "save it with numpy.savez(file, images=..., labels=...)")
-    codes, labels = check_images(network, arrays["images"]), arrays.get("labels")
-    if not len(codes):
-        raise DataError(f"data file '{path}' must hold at least one image")
-    if labels is not None and (labels.shape != (len(codes),) or labels.dtype.kind not in "iu"):
-        raise DataError(f"data file '{path}': labels must be {len(codes)} integers, one for each "
-                        f"image, not {labels.dtype} of shape {list(labels.shape)}")
-    return Images(source=path.name, split="", codes=codes,
-                  labels=None if labels is None else labels.astype(np.int64))
+    return _array_file(path, network)
 
 
 def load_files(files: Sequence[Path], network: Network, *, pixels: bool = False) -> Images:
@@ -104,7 +91,7 @@ def load_files(files: Sequence[Path], network: Network, *, pixels: bool = False)
     DataError
         A file cannot be read, or does not fit the network.
     """
-    parts = [_array_file(path, network, pixels) if path.suffix in (".npy", ".npz")
+    parts = [_array_file(path, network, pixels=pixels) if path.suffix in (".npy", ".npz")
              else _picture(path, network) for path in files]
     labels = [part.labels for part in parts]
     known = [one for one in labels if one is not None]
@@ -113,18 +100,31 @@ def load_files(files: Sequence[Path], network: Network, *, pixels: bool = False)
                   labels=np.concatenate(known) if len(known) == len(labels) else None)
 
 
-def _array_file(path: Path, network: Network, pixels: bool) -> Images:
-    if not pixels:
-        return load_images(str(path), network)
+def _array_file(path: Path, network: Network, *, pixels: bool = False) -> Images:
     if not path.is_file():
         raise DataError(f"data file '{path}' must exist; check its name")
-    images = _arrays(path).get("images")
-    if images is None or images.dtype.kind not in "iu" or (
+    arrays = _arrays(path)
+    if "images" not in arrays:
+        raise DataError(f"data file '{path}' must hold an array named images; "
+                        "save it with numpy.savez(file, images=..., labels=...)")
+    images, labels = arrays["images"], arrays.get("labels")
+    codes = (_codes(_checked_pixels(path, images), network) if pixels
+             else check_images(network, images))
+    if not len(codes):
+        raise DataError(f"data file '{path}' must hold at least one image")
+    if labels is not None and (labels.shape != (len(codes),) or labels.dtype.kind not in "iu"):
+        raise DataError(f"data file '{path}': labels must be {len(codes)} integers, one for each "
+                        f"image, not {labels.dtype} of shape {list(labels.shape)}")
+    return Images(source=path.name, split="", codes=codes,
+                  labels=None if labels is None else labels.astype(np.int64))
+
+
+def _checked_pixels(path: Path, images: NDArray[Any]) -> NDArray[np.uint8]:
+    if images.dtype.kind not in "iu" or (
             images.size and not 0 <= images.min() <= images.max() <= 255):
-        raise DataError(f"data file '{path}' must hold an array named images with pixels of 0 to "
-                        "255; leave out --pixels if it holds codes")
-    return Images(source=path.name, split="", labels=None,
-                  codes=_codes(images.astype(np.uint8), network))
+        raise DataError(f"data file '{path}' must hold pixels of 0 to 255; leave out --pixels if "
+                        "it holds codes")
+    return images.astype(np.uint8)
 
 
 def _picture(path: Path, network: Network) -> Images:
@@ -140,12 +140,15 @@ def _picture(path: Path, network: Network) -> Images:
                         f"network {network.name!r} takes; save an array as .npy")
     try:
         with Image.open(path) as picture:
-            array = np.asarray(picture.convert(modes[channels]))
+            mode, array = picture.mode, np.asarray(picture.convert(modes[channels]))
     except FileNotFoundError as error:
         raise DataError(f"picture '{path}' must exist; check its name") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
+            ValueError) as error:
         raise DataError(f"picture '{path}' must be a whole picture that Pillow reads, a .npy or a "
                         f".npz file ({error})") from error
+    if mode.startswith(("I", "F")):  # Pillow cuts larger numbers off at 255
+        raise DataError(f"picture '{path}' must have 8 bits a channel, not mode {mode}; convert it")
     if array.shape[:2] != (height, width):
         raise DataError(f"picture '{path}' must have {width} x {height} pixels for network "
                         f"{network.name!r}, not {array.shape[1]} x {array.shape[0]}; crop or "

