@@ -6,16 +6,17 @@ import pytest
 
 from nomul.boards.equivalence import Equivalence, equivalences
 from nomul.hw.affine import Affine
-from nomul.hw.branch import Fork
+from nomul.hw.branch import Fork, Queue
 from nomul.hw.lanewise import LanewiseMax
-from nomul.hw.staircase import Offset, ShiftClip
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.sim.formal import Verdict
 from nomul.sim.proofs import EXAMPLES
 
 pytestmark = [pytest.mark.formal, pytest.mark.synth]
 
 PROVED = [example for example in EXAMPLES
-          if example.component in (Affine, Fork, LanewiseMax, Offset, ShiftClip)
+          if example.component in (Affine, Fork, LanewiseMax, Offset, Queue, ShiftClip,
+                                   ShiftClipRows)
           or example.sizes.startswith(("3 elements of 3 bits, 1 lanes", "shift-add"))]
 
 
