@@ -6,7 +6,8 @@
 // Where words have 18 or 36 bits, the lowest address bits say which bytes are written.
 //
 // What the chip leaves open ends the simulation: a port that reads what the other one writes. So
-// do output registers, chip selects and inverted clocks, which nomul does not use.
+// do output registers, chip selects and inverted clocks, which nomul does not use. In a
+// proof (FORMAL) these are assertions.
 module DP16KD #(
     parameter DATA_WIDTH_A = 18, parameter DATA_WIDTH_B = 18,
     parameter REGMODE_A = "NOREG", parameter REGMODE_B = "NOREG",
@@ -88,9 +89,11 @@ module DP16KD #(
   initial begin
     for (row = 0; row < 1024; row = row + 1)
       pairs[row >> 1][18 * (row & 1) +: 18] = CONTENTS[20 * row +: 18];
+`ifndef FORMAL
     if (REGMODE_A != "NOREG" || REGMODE_B != "NOREG") $fatal(1, "DP16KD: output register");
     if (CSDECODE_A != "0b000" || CSDECODE_B != "0b000") $fatal(1, "DP16KD: chip select");
     if (CLKAMUX != "CLKA" || CLKBMUX != "CLKB") $fatal(1, "DP16KD: inverted clock");
+`endif
   end
 
   // First bit of the word at an address.
@@ -129,6 +132,12 @@ module DP16KD #(
   wire reads_a = CEA && !(WEA && WRITEMODE_A == "NORMAL");
   wire reads_b = CEB && !(WEB && WRITEMODE_B == "NORMAL");
 
+`ifdef FORMAL
+  always @(posedge CLKA)
+    assert (REGMODE_A == "NOREG" && REGMODE_B == "NOREG" && CSDECODE_A == "0b000"
+        && CSDECODE_B == "0b000" && CLKAMUX == "CLKA" && CLKBMUX == "CLKB");
+`endif
+
   // What the pair would be after a port's write.
   wire [35:0] old_a = pairs[address_a[13:5]], old_b = pairs[address_b[13:5]];
   wire [35:0] new_a = writes_a ? (old_a & ~mask_a) | (given_a << place_a & mask_a) : old_a;
@@ -151,7 +160,11 @@ module DP16KD #(
         && (writes_a && reads_b && |(mask_a & word_b) || writes_b && reads_a && |(mask_b &
             word_a)
             || writes_a && writes_b && |(mask_a & mask_b)))
+`ifdef FORMAL
+      assert (0);
+`else
       $fatal(1, "DP16KD: a word is read or written while the other port writes it");
+`endif
 
   reg [35:0] out_a, out_b;
   initial out_a = 0;

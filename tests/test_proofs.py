@@ -14,7 +14,9 @@ from amaranth.lib import wiring
 
 import nomul.hw
 from nomul.boards import shell
+from nomul.boards.equivalence import Equivalence
 from nomul.boards.shell import Skid
+from nomul.boards.targets import Family
 from nomul.compiler.errors import ToolError
 from nomul.hw.argmax import Argmax
 from nomul.hw.branch import Queue
@@ -44,7 +46,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("obligation", [
-    pytest.param(obligation, id=obligation.name, marks=[pytest.mark.full] * obligation.slow)
+    pytest.param(obligation, id=obligation.name, marks=[
+        *[pytest.mark.full] * obligation.slow,
+        *[pytest.mark.synth] * isinstance(obligation, Equivalence)])
     for obligation in OBLIGATIONS])
 def test_it_is_proved_and_its_broken_twin_refuted(obligation: Obligation, tmp_path: Path) -> None:
     (tmp_path / "claim").mkdir()
@@ -74,6 +78,15 @@ def test_every_component_is_on_the_list() -> None:
     for component in streaming:
         claims = {o.claim for o in OBLIGATIONS if o.component is component}
         assert len(claims) >= 3 and any("stalled" in claim for claim in claims), component
+
+
+def test_netlists_of_every_component_are_on_the_list() -> None:
+    """For one chip of each family; every run proves some of each."""
+    netlists = [o for o in OBLIGATIONS if isinstance(o, Equivalence)]
+    for family in (Family.ICE40, Family.ECP5):
+        assert ({o.component for o in netlists if o.chip.family is family}
+                == {o.component for o in OBLIGATIONS})
+        assert any(not o.slow for o in netlists if o.chip.family is family)
 
 
 def test_the_page_is_that_of_the_list() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, Const, Value, unsigned
 
+from nomul.boards.equivalence import equivalences
 from nomul.boards.shell import ByteCollector, ByteSplitter, PinShell, Skid
 from nomul.compiler.files import replace_file
 from nomul.hw.axis import AxisTop
@@ -20,7 +21,7 @@ from nomul.hw.branch import Queue
 from nomul.hw.stream import vector
 from nomul.sim.formal import Beats, Proof, Verdict
 from nomul.sim.obligations import Example, Obligation
-from nomul.sim.proofs import HARDWARE
+from nomul.sim.proofs import EXAMPLES, HARDWARE, OTHERS
 
 __all__ = ["OBLIGATIONS", "SHELL", "page"]
 
@@ -67,7 +68,9 @@ SHELL = (
 )
 
 #: Everything there is to prove.
-OBLIGATIONS = (*HARDWARE, *(o for example in SHELL for o in example.obligations()))
+OBLIGATIONS: tuple[Obligation, ...] = (
+    *HARDWARE, *(o for example in SHELL for o in example.obligations()),
+    *equivalences((*EXAMPLES, *SHELL), OTHERS))
 
 
 def page(proofs: Iterable[tuple[Obligation, Proof, Proof]]) -> str:
@@ -96,6 +99,9 @@ def page(proofs: Iterable[tuple[Obligation, Proof, Proof]]) -> str:
         "A *vector* is what a component computes one result from. That none is lost, repeated or "
         "out of order, and that no accumulator overflows, follows from the exact function: sums "
         "are compared with exact ones, beat by beat. Nothing is proved about progress.", "",
+        "Rows that name a family of chips are about the netlist that Yosys maps the component to: "
+        "in each cycle it gives the same `valid` and `ready` as the component, whatever comes and "
+        "whenever it resets, and the same payload where that is valid.", "",
         "| component | sizes | claim | proved | frames | s | broken twin, refuted in frame |",
         "|---|---|---|---|---|---|---|", *rows, ""))
 
