@@ -208,7 +208,7 @@ class Engine(wiring.Component):
         way = walk(m, facts, start, get, len(self.words))
         result = Signal(self.code_shape)
         store = Signal()
-        there, code = self._memories(m, facts, way, start, freed, advance, store, result)
+        there, code = self._memories(m, facts, way, start, get, freed, advance, store, result)
 
         row = Signal(products.code_shape)
         m.d.comb += [
@@ -266,10 +266,16 @@ class Engine(wiring.Component):
         return [sum(encoding[entry] << lane * width for lane, entry in enumerate(word))
                 for word in self.words]
 
-    def _memories(self, m: Module, facts: Facts, way: Walk, start: Value, freed: Value,
+    def _memories(self, m: Module, facts: Facts, way: Walk, start: Value, get: Value, freed: Value,
                   advance: Value, store: Value, result: Value) -> tuple[Value, Value]:
         """The image and what lies between tasks: whether the image is there, and the code that is
-        read."""
+        read.
+
+        A memory is read only where a task reads it, so never at the place that is written.
+        """
+        banks = way.address[self.place_bits:]
+        inside = Signal()
+        m.d.comb += inside.eq(get & ~way.outside)
         there = Signal(name="image_there")
         put = self.i.valid & self.i.ready
         place, last = count_to(m, "image_place", self.image_length, put)
@@ -278,42 +284,42 @@ class Engine(wiring.Component):
             m.d.sync += there.eq(1)
         with m.If(freed):
             m.d.sync += there.eq(0)
-        code = self._memory(m, "image", self.image_shape, self.image_length, way.address, advance,
-                            put, place, self.i.payload[0])
+        code = self._memory(m, "image", self.image_shape, self.image_length, way.address,
+                            inside & (banks == len(self.depths)), advance, put, place,
+                            self.i.payload[0])
         if self.depths:
             target = Signal(self.address_bits)
             with m.If(store):
                 m.d.sync += target.eq(target + 1)
             with m.If(start):
                 m.d.sync += target.eq(facts["target"])
-            read = _delayed(m, "bank", way.address[self.place_bits:], self.storage.latency,
-                            advance)[-1]
+            read = _delayed(m, "bank", banks, self.storage.latency, advance)[-1]
             for bank, depth in enumerate(self.depths):
                 mine = target[self.place_bits:] == bank if len(self.depths) > 1 else Const(1)
                 stored = self._memory(m, f"codes_{bank}", self.code_shape, depth, way.address,
-                                      advance, store & mine, target, result,
-                                      one_port=self.one_port)
+                                      inside & (banks == bank), advance, store & mine, target,
+                                      result, one_port=self.one_port)
                 code = Mux(read == bank, stored, code)
         *_, (outside,) = _delayed(m, "outside", way.outside, self.storage.latency, advance)
         return there, Mux(outside, facts["code"], code)
 
-    def _memory(self, m: Module, name: str, shape: Shape, depth: int, address: Value,
-                enable: Value, put: Value, place: Value, code: Value, *, one_port: bool = False,
+    def _memory(self, m: Module, name: str, shape: Shape, depth: int, address: Value, get: Value,
+                advance: Value, put: Value, place: Value, code: Value, *, one_port: bool = False,
                 ) -> Value:
-        """A memory of codes, read at ``address`` and written where it is not read."""
+        """A memory of codes, which ``get`` reads at ``address``; ``put`` writes another place."""
         m.submodules[name] = rows = memory.Memory(shape=shape, depth=depth, init=[], attrs={
             "no_rw_check": 1, "ram_style": "huge" if one_port else "block"})
         write, read = rows.write_port(), rows.read_port()
         m.d.comb += [write.en.eq(put), write.addr.eq(place), write.data.eq(code),
-                     read.en.eq(enable), read.addr.eq(address)]
+                     read.en.eq(get), read.addr.eq(address)]
         if one_port:
             at = Signal(range(depth), name=f"{name}_at")
             m.d.comb += [at.eq(Mux(put, place, address)), write.addr.eq(at), read.addr.eq(at),
-                         read.en.eq(enable & ~put)]
+                         read.en.eq(get & ~put)]
         word: Value = read.data
         for n in range(self.storage.latency - 1):
             later = Signal(shape, name=f"{name}_word_{n}")
-            with m.If(enable):
+            with m.If(advance):
                 m.d.sync += later.eq(word)
             word = later
         return word

@@ -256,7 +256,7 @@ def _replay(length: int, repeats: int, depth: int, storage: Storage, *, slow: bo
 
 def _engine(storage: Storage, product: int = 4) -> Engine:
     """Two dot products of two codes, by one lane: 3 a - b + 1 and a + 4 b - 2."""
-    task = Task(loops=((2, 1), (1, 0), (1, 0), (2, 0), (1, 0), (1, 0), (1, 0)), origin=2,
+    task = Task(loops=((2, 1), (1, 0), (1, 0), (2, 0), (1, 0), (1, 0), (1, 0)), origin=0,
                 outputs=2, weights=0, again=False, table=0, constants=0, shared=False, highest=0,
                 target=None, reads_image=True, frees_image=True)
     return Engine(

@@ -43,9 +43,8 @@ class Case:
 
 CASES = (
     Case(network="digits_pow2_3bit", chip="ice40-hx8k", lanes=(1, 4)),
-    Case(network="digits_pow2_3bit", chip="ice40-up5k", lanes=(1, 4)),
-    Case(network="mnist_lenet", chip="ice40-up5k", lanes=(1, 4, 8)),
-    Case(network="fashion_lenet", chip="ice40-up5k", lanes=(1, 8)),
+    Case(network="mnist_lenet", chip="ice40-up5k", lanes=(1, 8)),
+    Case(network="fashion_lenet", chip="ice40-up5k", lanes=(8,)),
     Case(network="cifar10_resnet20", chip="ecp5-45k", lanes=(16,)),
 )
 

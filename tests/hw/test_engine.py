@@ -15,7 +15,7 @@ from nomul.hw.tasks import Constant, Task
 from nomul.sim.bench import transfer
 
 ONCE = (1, 0)
-LAST = Task(loops=((2, 1), ONCE, ONCE, (2, 0), ONCE, ONCE, ONCE), origin=2, outputs=2, weights=0,
+LAST = Task(loops=((2, 1), ONCE, ONCE, (2, 0), ONCE, ONCE, ONCE), origin=0, outputs=2, weights=0,
             again=False, table=0, constants=0, shared=False, highest=0, target=None,
             reads_image=True, frees_image=True)
 
