@@ -164,7 +164,8 @@ def test_capacities_are_those_of_nextpnr(name: str, tmp_path: Path) -> None:
     available = {kind: entry["available"] for kind, entry in report.items()}
     assert chip.capacity == Capacity(
         logic_cells=available[cells], bram=available[memories], pins=package_pins(chip, report),
-        dsp=available.get(multipliers, 0), bram_block_bits=chip.capacity.bram_block_bits)
+        dsp=available.get(multipliers, 0), bram_block_bits=chip.capacity.bram_block_bits,
+        spram=available.get("ICESTORM_SPRAM", 0))
 
 
 def package_pins(chip: Target, report: dict[str, dict[str, int]]) -> int:

@@ -19,7 +19,7 @@ def test_a_board_stands_for_its_chip(board: str, chip: str) -> None:
 
 def test_capacities() -> None:
     assert target("icebreaker").capacity == Capacity(
-        logic_cells=5280, bram=30, bram_block_bits=4096, dsp=8, pins=39)
+        logic_cells=5280, bram=30, bram_block_bits=4096, dsp=8, pins=39, spram=4)
     assert target("ulx3s-85f").capacity == Capacity(
         logic_cells=83640, bram=208, bram_block_bits=18432, dsp=156, pins=205)
 
