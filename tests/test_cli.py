@@ -353,6 +353,7 @@ def test_a_whole_data_set_in_batch(run: Run, built: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.cocotb
+@pytest.mark.synth
 def test_an_engine_from_the_command_line(run: Run, net: Path, tmp_path: Path) -> None:
     code, out, _ = run("build", net, "--engine", 3, "--vectors", 8, "-o", tmp_path / "b")
     assert code == 0 and "3 x 1" in out
@@ -360,6 +361,11 @@ def test_an_engine_from_the_command_line(run: Run, net: Path, tmp_path: Path) ->
     assert code == 0 and "mismatches" in out
     seen = json.loads((tmp_path / "b" / "sim.json").read_text())
     assert seen["cycles"]["interval"] == seen["cycles"]["ideal_interval"]
+    code, out, _ = run("synth", tmp_path / "b", "--target", "ice40-up5k", "--seeds", 1)
+    assert code == 0
+    figures = json.loads((tmp_path / "b" / "synth.json").read_text())["targets"]["ice40-up5k"]
+    assert 0 < figures["bram_bits"]["stored"] <= figures["bram_bits"]["allocated"]
+    assert run("report", tmp_path / "b")[0] == 0
     for option in (("--fold", "2x2"), ("--lean",)):
         code, _, err = run("build", net, "--engine", 3, *option, "-o", tmp_path / "c")
         assert code == 2 and option[0] in err

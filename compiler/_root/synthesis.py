@@ -13,6 +13,7 @@ from nomul.build import BuildFolder, merge_targets
 from nomul.compiler.errors import FitError
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Weighted
+from nomul.compiler.plan import LayerPlan
 from nomul.hw.circuits import ProductCircuit
 from nomul.hw.table import Storage
 
@@ -70,9 +71,13 @@ def _figures(build: BuildFolder, chip: Target | Board, seeds: tuple[int, ...],
 
 
 def stored_bits(build: BuildFolder) -> int:
-    """Bits of the assignments that the plan keeps in block RAM."""
+    """Bits of the assignments that the plan keeps in block RAM; of an engine, all of them."""
     return sum(layer.stored_bits if layer.widths is not None
                else layer.assignment.size * max(1, layer.assignment_bits)
                for layer in build.network.layers if isinstance(layer, Weighted)
-               and build.plan[layer.name].weights_in is not Storage.LOGIC
-               and build.plan[layer.name].product is not ProductCircuit.UNROLLED)
+               and (build.plan.engine is not None or _in_block(build.plan[layer.name])))
+
+
+def _in_block(plan: LayerPlan) -> bool:
+    return (plan.weights_in is not Storage.LOGIC
+            and plan.product is not ProductCircuit.UNROLLED)
