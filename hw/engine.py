@@ -17,8 +17,6 @@ from nomul.hw.tasks import (
     Task,
     Walk,
     place_bits,
-    task_cycles,
-    total_cycles,
     walk,
 )
 
@@ -98,7 +96,7 @@ class Engine(wiring.Component):
     are registered; so are ``i.ready`` and ``o.valid``.
 
     Latency: the cycles of its tasks, from the last code of an image to the last result.
-    Throughput: an image in ``interval`` cycles.
+    Throughput: an image in `nomul.hw.tasks.total_cycles`.
 
     Parameters
     ----------
@@ -187,13 +185,6 @@ class Engine(wiring.Component):
     def _code_bits(self) -> int:
         """Steps of the binary search."""
         return 0 if self.thresholds is None else len(self.thresholds[0]).bit_length()
-
-    @property
-    def interval(self) -> int:
-        """Cycles between inferences, if images and results never wait."""
-        cycles = task_cycles(self.tasks, lanes=self.products.lanes, read=self.storage.latency,
-                             multiply=self.products.latency, search_bits=self._code_bits)
-        return total_cycles(self.tasks, cycles, self.image_length)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -28,23 +28,6 @@ Run = Callable[..., tuple[int, str, str]]
 DIGITS = Path(__file__).parents[1] / "examples" / "zoo" / "digits_pow2_3bit.nomul"
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command with some arguments: exit code, what it printed, what it complained."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["nomul", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def digits() -> Network:
     return load(DIGITS)
