@@ -24,7 +24,7 @@ from nomul.images import load_images
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
 from nomul.sizing import registered
-from nomul.tables import Row, table, versions
+from nomul.tables import Row, put_in, table, versions
 
 __all__ = ["main"]
 
@@ -76,10 +76,7 @@ def main(docs: Path, zoo: Path) -> None:
     summary = (f"Accuracy {100 * accuracy['quantized_test']:.2f} % "
                f"(float {100 * accuracy['float_test']:.2f} %), 0 of 360 images differ in "
                "Verilator, no multiplier:\n\n" + first)
-    readme = docs.parent / "README.md"
-    before, _, rest = readme.read_text().partition("<!-- figures -->")
-    _, _, after = rest.partition("<!-- /figures -->")
-    replace_file(readme, f"{before}<!-- figures -->\n{summary}\n<!-- /figures -->{after}")
+    put_in(docs.parent / "README.md", "figures", summary)
 
 
 def _chip_row(network: Network, plan: Plan, chip: str, *, seeds: Sequence[int] = SEEDS,

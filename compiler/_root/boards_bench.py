@@ -1,42 +1,73 @@
 """Bitstreams for boards: ``python -m nomul.boards_bench docs`` writes docs/boards.md.
 
 Builds the zoo's digits network as ``nomul build --board`` and ``nomul synth`` do, for all boards or
-for those that are named behind ``docs``.
+for those that are named behind ``docs``. If they are all, the table of the README is written too.
 """
 from __future__ import annotations
 
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nomul.boards.board import Board
 from nomul.boards.catalogue import ALL_BOARDS, find_board
-from nomul.boards.on_board import BoardSynthesis, synthesize_on_board
+from nomul.boards.on_board import synthesize_on_board
 from nomul.compiler.files import replace_file
 from nomul.compiler.network import Network
 from nomul.compiler.plan import intervals
 from nomul.compiler.planner import make_plan
 from nomul.compiler.storage import load
 from nomul.sizing import registered
-from nomul.tables import Row, table, versions
+from nomul.tables import Row, put_in, table, versions
 
-__all__ = ["boards_page"]
+__all__ = ["Measured", "boards_page", "main", "measure", "summary"]
 
 _NETWORK = Path("examples/zoo/digits_pow2_3bit.nomul")
 _SEEDS = 1
 
 
-def boards_page(network: Network, boards: Sequence[Board]) -> str:
-    """Text of docs/boards.md: ``network`` on ``boards``, one lane a layer."""
-    rows = []
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
-        for number, board in enumerate(boards, 1):
-            print(f"{number} of {len(boards)}: {board.name}", flush=True)
-            plan = make_plan(network, {}, registered=registered(board.target))
-            result = synthesize_on_board(network, plan, board, Path(folder) / board.name,
-                                         seeds=range(1, _SEEDS + 1))
-            rows.append(_row(result, max(intervals(plan, network).values())))
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A network on a board.
+
+    Parameters
+    ----------
+    board : Board
+    figures : dict
+        What `BoardSynthesis.as_json` says.
+    interval : int
+        Cycles of an inference.
+    """
+
+    board: Board
+    figures: dict[str, Any]
+    interval: int
+
+    @property
+    def rate(self) -> int:
+        """Inferences a second at the clock of the bitstream."""
+        clock: float = self.figures["board"]["clock_mhz"]
+        return round(clock * 1e6 / self.interval)
+
+    @property
+    def met(self) -> str:
+        """Whether the bitstream meets its clock."""
+        return "yes" if self.figures["board"]["timing_met"] else "no"
+
+
+def measure(network: Network, board: Board, folder: Path) -> Measured:
+    """The bitstream of ``network`` for ``board``, one lane a layer; files stay in ``folder``."""
+    plan = make_plan(network, {}, registered=registered(board.target))
+    result = synthesize_on_board(network, plan, board, folder, seeds=range(1, _SEEDS + 1))
+    return Measured(board=board, figures=result.as_json(),
+                    interval=max(intervals(plan, network).values()))
+
+
+def boards_page(network: Network, measured: Sequence[Measured]) -> str:
+    """Text of docs/boards.md."""
     lines = [(board.name, board.title, f"{board.clock_hz / 1e6:g} MHz",
               " ".join(pin.site for pin in board.pins), board.line, board.baud,
               f"`{board.load_command('FILE')}`") for board in ALL_BOARDS.values()]
@@ -57,18 +88,25 @@ def boards_page(network: Network, boards: Sequence[Board]) -> str:
         "brings fewer.",
         table(("board", "chip", "logic cells", "of", "LUT4", "carry", "FF", "block RAM", "of",
                "clock (MHz)", "Fmax (MHz)", "timing met", "clocks missed before (MHz)",
-               "inferences/s"), rows))) + "\n"
+               "inferences/s"), [_row(one) for one in measured]))) + "\n"
 
 
-def _row(result: BoardSynthesis, interval: int) -> Row:
-    figures = result.as_json()
-    board, capacity = figures["board"], figures["capacity"]
-    return (board["name"], figures["target"], figures["logic_cells"], capacity["logic_cells"],
+def summary(measured: Sequence[Measured]) -> str:
+    """The table of the README."""
+    return table(("board", "chip", "logic cells", "of", "clock, MHz", "timing met",
+                  "inferences/s"),
+                 [(one.board.title, one.figures["target"], one.figures["logic_cells"],
+                   one.figures["capacity"]["logic_cells"],
+                   f"{one.figures['board']['clock_mhz']:.2f}", one.met, one.rate)
+                  for one in measured])
+
+
+def _row(one: Measured) -> Row:
+    figures, capacity, board = one.figures, one.figures["capacity"], one.figures["board"]
+    return (one.board.name, figures["target"], figures["logic_cells"], capacity["logic_cells"],
             figures["lut4"], figures["carry"], figures["ff"], figures["bram"], capacity["bram"],
-            f"{board['clock_mhz']:.2f}", f"{figures['fmax_mhz']['max']:.1f}",
-            "yes" if board["timing_met"] else "no",
-            ", ".join(f"{mhz:.2f}" for mhz in board["missed_mhz"]) or "none",
-            round(board["clock_mhz"] * 1e6 / interval))
+            f"{board['clock_mhz']:.2f}", f"{figures['fmax_mhz']['max']:.1f}", one.met,
+            ", ".join(f"{mhz:.2f}" for mhz in board["missed_mhz"]) or "none", one.rate)
 
 
 _INTRODUCTION = """\
@@ -88,6 +126,18 @@ with half as many cells. None of these bitstreams has been on a real board yet: 
 simulation, is the circuit behind the PLL, from pin to pin."""
 
 
+def main(docs: Path, names: Sequence[str] = ()) -> None:
+    """Write ``boards.md`` in ``docs``; if no board is named, the README beside ``docs`` too."""
+    network, measured = load(_NETWORK), []
+    chosen = [find_board(name) for name in names] or [*ALL_BOARDS.values()]
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
+        for number, board in enumerate(chosen, 1):
+            print(f"{number} of {len(chosen)}: {board.name}", flush=True)
+            measured.append(measure(network, board, Path(folder) / board.name))
+    replace_file(docs / "boards.md", boards_page(network, measured))
+    if not names:
+        put_in(docs.parent / "README.md", "boards", summary(measured))
+
+
 if __name__ == "__main__":
-    chosen = [find_board(name) for name in sys.argv[2:]] or [*ALL_BOARDS.values()]
-    replace_file(Path(sys.argv[1]) / "boards.md", boards_page(load(_NETWORK), chosen))
+    main(Path(sys.argv[1]), sys.argv[2:])
