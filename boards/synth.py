@@ -54,6 +54,8 @@ class Synthesis:
         Seeds without a place or a route.
     layers : mapping of str to Counts
         Cells of each layer before packing; see `nomul.boards.yosys.count_layers`.
+    memories : mapping of str to int
+        Block RAMs of each memory; see `nomul.boards.yosys.Netlist`.
     bitstream : str
         File name of the fastest placement's bitstream, in the folder of the run.
     """
@@ -65,7 +67,14 @@ class Synthesis:
     placements: tuple[Placement, ...]
     failed_seeds: tuple[int, ...]
     layers: Mapping[str, Counts]
+    memories: Mapping[str, int]
     bitstream: str
+
+    @property
+    def weight_blocks(self) -> int:
+        """Block RAMs that hold weights, and nothing else."""
+        return sum(blocks for name, blocks in self.memories.items()
+                   if any(part.split("$")[0] == "weights" for part in name.split(".")))
 
     def as_json(self) -> dict[str, Any]:
         """The figures in plain types, clocks in MHz and memory in bits."""
@@ -87,7 +96,9 @@ class Synthesis:
             },
             "failed_seeds": list(self.failed_seeds),
             "layers": {name: asdict(counts) for name, counts in self.layers.items()},
-            "bram_bits": {"allocated": self.counts.bram * capacity.bram_block_bits},
+            "memories": dict(self.memories),
+            "bram_bits": {"allocated": self.counts.bram * capacity.bram_block_bits,
+                          "weights": self.weight_blocks * capacity.bram_block_bits},
             "bitstream": self.bitstream,
         }
 
@@ -205,7 +216,7 @@ def synthesize_in(work: Path, component: wiring.Component, name: str, target: Ta
         target=target, counts=netlist.counts, multipliers=netlist.multipliers,
         logic_cells=best.logic_cells, placements=tuple(placements),
         failed_seeds=tuple(sorted(set(seeds) - {placement.seed for placement in placements})),
-        layers=layers, bitstream=pack(best, target, work, name))
+        layers=layers, memories=netlist.memories, bitstream=pack(best, target, work, name))
     replace_file(work / _RESULT, json.dumps(synthesis.as_json(), indent=1) + "\n")
     report(steps, f"bitstream {synthesis.bitstream}")
     return synthesis

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ GLUE = "(glue)"
 #: Coarse cells that multiply two operands. Yosys has turned a multiplication by a constant power
 #: of two into wires by the time they are counted; any other constant counts as a multiplier.
 _MULTIPLIERS = ("$mul", "$macc", "$macc_v")
+
+#: How the names of block RAMs begin.
+_BLOCK_RAMS = ("SB_RAM40_4K", "DP16KD")
 
 #: A command of Yosys: none of our memories reads a place in the cycle that writes it, since buffers
 #: and queues read what came in before. Told so, it builds no circuit that would give the old word.
@@ -105,6 +109,9 @@ class Netlist:
         has one for each logic cell.
     pins : int
         Bits of all ports.
+    memories : mapping of str to int
+        Block RAMs of each memory, by its path in the circuit, such as
+        ``network.body.dense1.dots.weights.table``; by path.
     """
 
     file: str
@@ -112,6 +119,7 @@ class Netlist:
     multipliers: int
     least_logic_cells: int
     pins: int
+    memories: Mapping[str, int]
 
 
 def mapping(chip: Target) -> tuple[str, ...]:
@@ -159,6 +167,7 @@ def make_netlist(component: wiring.Component, chip: Target, folder: Path) -> Net
         multipliers=sum(coarse.get(kind, 0) for kind in _MULTIPLIERS),
         least_logic_cells=_least_logic_cells(counts, module["cells"], chip.family),
         pins=sum(len(port["bits"]) for port in module["ports"].values()),
+        memories=_memories(module["cells"]),
     )
 
 
@@ -288,12 +297,19 @@ def _counts(types: Mapping[str, int], family: Family) -> Counts:
     match family:
         case Family.ICE40:
             return Counts(lut4=count("SB_LUT4"), carry=count("SB_CARRY"), ff=count("SB_DFF"),
-                          bram=count("SB_RAM40_4K"), lutram=0, dsp=count("SB_MAC16"),
+                          bram=count(*_BLOCK_RAMS), lutram=0, dsp=count("SB_MAC16"),
                           spram=count("SB_SPRAM256KA"))
         case Family.ECP5:
             return Counts(lut4=count("LUT4"), carry=count("CCU2C"), ff=count("TRELLIS_FF"),
-                          bram=count("DP16KD"), lutram=count("TRELLIS_DPR16X4"),
+                          bram=count(*_BLOCK_RAMS), lutram=count("TRELLIS_DPR16X4"),
                           dsp=count("MULT18X18D"))
+
+
+def _memories(cells: Mapping[str, Any]) -> dict[str, int]:
+    """Block RAMs by the memory that they are a part of: Yosys numbers them behind its name."""
+    found = Counter(re.sub(r"(\.\d+)+$", "", name) for name, cell in cells.items()
+                    if cell["type"].startswith(_BLOCK_RAMS))
+    return dict(sorted(found.items()))
 
 
 def _least_logic_cells(counts: Counts, cells: Mapping[str, Any], family: Family) -> int:

@@ -347,7 +347,9 @@ def test_an_engine_from_the_command_line(run: Run, net: Path, tmp_path: Path) ->
     code, out, _ = run("synth", tmp_path / "b", "--target", "ice40-up5k", "--seeds", 1)
     assert code == 0
     figures = json.loads((tmp_path / "b" / "synth.json").read_text())["targets"]["ice40-up5k"]
-    assert 0 < figures["bram_bits"]["stored"] <= figures["bram_bits"]["allocated"]
+    amounts = figures["bram_bits"]
+    assert 0 < amounts["stored"] <= amounts["weights"] <= amounts["allocated"]
+    assert sum(figures["memories"].values()) == figures["bram"]
     assert run("report", tmp_path / "b")[0] == 0
     for option in (("--fold", "2x2"), ("--lean",)):
         code, _, err = run("build", net, "--engine", 3, *option, "-o", tmp_path / "c")

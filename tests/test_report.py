@@ -58,7 +58,9 @@ def synth_results() -> dict[str, Any]:
             **counts, "fits": True, "capacity": {"logic_cells": 7680, "bram": 32, "dsp": 0},
             "fmax_mhz": {"min": 49.0, "median": 50.0, "max": 52.0,
                          "seeds": {"1": 49.0, "2": 50.0, "3": 52.0}},
-            "bram_bits": {"stored": 4096, "allocated": 8192}, "bitstream": "tiny.bin"},
+            "bram_bits": {"stored": 3072, "allocated": 8192, "weights": 4096},
+            "memories": {"network.body.dense1.dots.weights.table": 1,
+                         "network.body.dense1.replay.memory": 1}, "bitstream": "tiny.bin"},
         "toy": {**counts, "fits": False, "fmax_mhz": None, "bitstream": None,
                 "capacity": {"logic_cells": 100, "bram": 1, "dsp": 0}}}}
 
@@ -193,6 +195,7 @@ def test_page_shows_the_figures(folder: Path) -> None:
     for shown in ("tiny", "bit-exact 6 / 6 images", "accuracy 83.33 % in Verilog",
                   "0 multipliers", "fits ice40-hx8k", "too large for toy", "1,000,000",
                   "312 before, 0 after; 126", "50.0 MHz", "61 cycles", "ideal 48",
+                  "75.0 %", "dense1.replay.memory",
                   "stalled 25 % of the time, seed 7", "Verilator 5.048", "10 train / 6 test",
                   "nomul train digits -o tiny.nomul", "nomul build tiny.nomul -o build/",
                   "260.0 %, 260 of 100", "ice40-hx8k, estimated", "987", "1,234"):

@@ -50,6 +50,7 @@ def render(facts: Json, build: Build) -> str:
         commands=_commands(build),
         origin=_origin(build.provenance),
         filled=_filled(build.synth),
+        memories=_memories(build.synth),
         guesses=_guesses(build.manifest),
         plots=_plots(facts, build),
     )
@@ -229,14 +230,25 @@ def _origin(provenance: Part) -> Json:
 
 
 def _filled(synth: Part | None) -> dict[str, float | None]:
-    """By target, the share of its block RAM's bits that store something."""
+    """By target, the share of the weights' block RAM whose bits are weights."""
     shares: dict[str, float | None] = {}
     for name, target in (synth.parts("targets") if synth else {}).items():
         amounts = target.part("bram_bits")
         stored = amounts.integer("stored") if amounts else None
-        allocated = amounts.integer("allocated") if amounts else None
+        allocated = amounts.integer("weights") if amounts else None
         shares[name] = stored / allocated if stored is not None and allocated else None
     return shares
+
+
+def _memories(synth: Part | None) -> dict[str, dict[str, int | None]]:
+    """Block RAMs by memory and target."""
+    found: dict[str, dict[str, int | None]] = {}
+    for name, target in (synth.parts("targets") if synth else {}).items():
+        if blocks := target.part("memories"):
+            for path in blocks.values:
+                place = found.setdefault(path.removeprefix("network.").removeprefix("body."), {})
+                place[name] = blocks.integer(path)
+    return found
 
 
 def _guesses(manifest: Part) -> dict[str, dict[str, int | None]]:

@@ -188,7 +188,8 @@ def placed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (work / "synthesis.json").write_text("{}")
         return Synthesis(
             target=chip, counts=Counts(lut4=1, carry=0, ff=0, bram=0, lutram=0, dsp=0),
-            multipliers=0, logic_cells=1, failed_seeds=(), layers={}, bitstream="x.bin",
+            multipliers=0, logic_cells=1, failed_seeds=(), layers={}, memories={},
+            bitstream="x.bin",
             placements=(Placement(seed=1, fmax_mhz=reached, logic_cells=1, file="x"),))
 
     monkeypatch.setattr(on_board, "synthesize_in", pretend)

@@ -132,7 +132,8 @@ def test_component_to_bitstream(name: str, tmp_path: Path) -> None:
     assert figures["layers"]["rom"]["bram"] == figures["bram"] == 1
     assert sum(layer["ff"] for layer in figures["layers"].values()) == figures["ff"]
     assert figures["dsp"] == figures["multipliers"] == figures["lutram"] == 0
-    assert figures["bram_bits"] == {"allocated": chip.capacity.bram_block_bits}
+    assert figures["memories"] == {"network.rom.memory": 1}
+    assert figures["bram_bits"] == {"allocated": chip.capacity.bram_block_bits, "weights": 0}
     assert figures["fits"] and figures["failed_seeds"] == []
 
     clock = figures["fmax_mhz"]
