@@ -10,7 +10,14 @@ from pathlib import Path
 
 from nomul.compiler.errors import DataError
 
-__all__ = ["check_replaceable", "new_folder", "replace_file"]
+__all__ = ["cache_folder", "check_replaceable", "new_folder", "replace_file"]
+
+
+def cache_folder() -> Path:
+    """``nomul`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``: for what can be made or fetched
+    again."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "nomul"
 
 
 def replace_file(path: Path, content: bytes | str) -> None:

@@ -4,7 +4,6 @@ What they play and what they note are beats as bytes: each element in whole byte
 """
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import threading
@@ -16,6 +15,7 @@ import numpy as np
 from nomul.compiler.emit import Port
 from nomul.compiler.errors import ToolError
 from nomul.compiler.values import Ints
+from nomul.sim.runtime import compile_model
 from nomul.sim.verilator import build_environment
 
 __all__ = ["Progress", "compile_program", "elements", "images_as_bytes", "run_programs"]
@@ -56,11 +56,8 @@ def compile_program(program: str, top: str, folder: Path, report: Progress,
     for name in (source, "ports.h"):
         shutil.copy(Path(__file__).with_name(name), folder)
     with build_environment(fast="-O3"), (folder / "build.log").open("w") as output:
-        for command in (
-                ("verilator", "--cc", "--exe", "-O3", "-Mdir", ".", "--prefix", "Vnetwork", "-o",
-                 program, "--top-module", top, "-Wno-fatal", "-Wno-lint", *options, source,
-                 "network.v"),
-                ("make", "-j", str(os.cpu_count() or 1), "-f", "Vnetwork.mk")):
+
+        def call(*command: str) -> None:
             code = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
                                   stderr=subprocess.STDOUT, check=False).returncode
             if code:
@@ -68,6 +65,11 @@ def compile_program(program: str, top: str, folder: Path, report: Progress,
                 reason = next((line for line in lines if "rror" in line), f"code {code}")
                 raise ToolError(f"simulation of network {top!r} must compile, but {command[0]} "
                                 f"failed: {reason.strip()}")
+
+        call("verilator", "--cc", "--exe", "-O3", "-Mdir", ".", "--prefix", "Vnetwork", "-o",
+             program, "--top-module", top, "-Wno-fatal", "-Wno-lint", *options, source,
+             "network.v")
+        compile_model("Vnetwork", folder, call)
     report("compile", 1, 1)
     return folder / program
 

@@ -21,6 +21,7 @@ from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan, plan_interval, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
+from nomul.sim.runtime import compile_model
 from nomul.sim.vectors import Vectors
 
 __all__ = ["Simulation", "build_environment", "check_run", "check_simulator",
@@ -289,7 +290,7 @@ def _build(top: str, folder: Path, report: Progress) -> None:
              "network.v")
         total = len(list(folder.glob("*.cpp")))
         with _following(lambda: report("compile", len(list(folder.glob("Vtop*.o"))), total)):
-            call("make", "-j", str(os.cpu_count() or 1), "-f", "Vtop.mk")
+            compile_model("Vtop", folder, call)
         report("compile", total, total)
 
 

