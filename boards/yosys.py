@@ -47,6 +47,7 @@ _MAP_LUTS = {
     Family.ICE40: (
         "check -latchonly -assert",
         "abc -dress -lut 4",
+        "setattr -unset keep w:*",  # kept from other additions: opt_lut may now invert them
         "ice40_wrapcarry -unwrap",
         "techmap -map +/ice40/ff_map.v",
         "clean",

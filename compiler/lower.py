@@ -277,11 +277,8 @@ def _unrolled(network: Network, layer: Dense, plan: LayerPlan, element: Any) -> 
     assert matrix is not None, "the plan is checked"
     moves = moves_of(layer.staircase, terms, plan)
     matrix = np.where(moves.negate[:, None], -matrix, matrix)
-    added = np.flatnonzero(moves.offsets)
-    graph = adder_graph(
-        np.hstack([matrix, np.eye(layer.outputs, dtype=np.int64)[:, added]]),
-        [(0, terms.products.shape[1] - 1)] * layer.fan_in
-        + [(value, value) for value in moves.offsets[added].tolist()])
+    graph = adder_graph(matrix, [(0, terms.products.shape[1] - 1)] * layer.fan_in,
+                        moves.offsets.tolist())
     none = np.zeros(layer.outputs, dtype=np.int64)
     return {"dots": UnrolledDots(graph, code_shape=element, elements=layer.fan_in,
                                  o_shape=moves.shape, depth=_ADDITIONS)} | coders(

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from amaranth.hdl import Module, Shape, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Shape, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.stream import beats, vector
 
-__all__ = ["AdderGraph", "Bounds", "Sum", "Term", "UnrolledDots", "addition_bits", "bits_of"]
+__all__ = ["AdderGraph", "Bounds", "Sum", "Term", "UnrolledDots", "bits_of"]
 
 Bounds = tuple[int, int]
 """Lowest and highest value."""
@@ -34,15 +34,81 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Two terms added; the left one is not shifted, and at least one is not negative."""
+    """Two terms and a constant added; the left term is not shifted, and at least one is not
+    negative.
+
+    The constant costs nothing: it is what is carried into the adder, and bits above those of the
+    narrower term. So a difference can be made one that is never negative, and needs no sign.
+    """
 
     left: Term
     right: Term
+    constant: int = 0
 
     def bounds(self, sources: Sequence[Bounds]) -> Bounds:
         """Lowest and highest value, given those of all sources."""
         left, right = (term.bounds(sources[term.source]) for term in (self.left, self.right))
-        return left[0] + right[0], left[1] + right[1]
+        return left[0] + right[0] + self.constant, left[1] + right[1] + self.constant
+
+    @property
+    def passed(self) -> int:
+        """Low bits of the left term that are those of the sum: none if it is negated."""
+        return self.right.shift if self.left.sign > 0 else 0
+
+    @property
+    def subtracts(self) -> bool:
+        return self.left.sign < 0 or self.right.sign < 0
+
+    def widths(self, sources: Sequence[Bounds]) -> tuple[int, int]:
+        """Bits of the two numbers that the adder adds, the left one's first."""
+        left, right = (bits_of(sources[term.source]) for term in (self.left, self.right))
+        if self.left.sign < 0:
+            return left, right + self.right.shift
+        return max(left - self.passed, int(sources[self.left.source][0] < 0)), right
+
+    def split(self, sources: Sequence[Bounds]) -> tuple[int, int, int]:
+        """The constant as what is carried in, 0 or 1, and numbers above the left and the right
+        term, of which one is 0. A subtraction carries 1 in where it adds nothing.
+
+        Raises
+        ------
+        ValueError
+            The constant is not of this kind.
+        """
+        units, rest = divmod(self.constant, 1 << self.passed)
+        widths = left, right = self.widths(sources)
+        units += self.subtracts
+        above, carry = (divmod(units, 1 << min(widths)) if min(widths) else
+                        (units - self.subtracts, int(self.subtracts)))
+        if rest or carry > 1:
+            raise ValueError(f"Constant of a sum must be carried in at bit {self.passed} or lie "
+                             f"{min(widths)} bits above, not {self.constant!r}")
+        lows = [sources[term.source][0] for term in (self.left, self.right)]
+        if not above:
+            return carry, 0, 0
+        if left <= right and lows[0] >= 0:
+            return carry, above * self.left.sign, 0
+        if right <= left and lows[1] >= 0:
+            return carry, 0, above * self.right.sign
+        raise ValueError(f"Term below constant {self.constant!r} must not be negative")
+
+    def side_by_side(self, sources: Sequence[Bounds]) -> bool:
+        """Whether the left term, which is not negative, lies below all bits of the right one, or
+        of its complement: there is no adder."""
+        right = sources[self.right.source]
+        apart = self.left.sign > 0 and sources[self.left.source][0] >= 0 and not min(
+            self.widths(sources))
+        if self.right.sign > 0:
+            return apart and not self.constant
+        ones = (1 << bits_of(right)) - 1
+        return apart and right[0] >= 0 and self.constant == ones << self.right.shift
+
+    def bits(self, sources: Sequence[Bounds]) -> int:
+        """Bits that the addition takes, given the bounds of all sources: those of the sum, less
+        those that pass."""
+        if self.side_by_side(sources):
+            return 0
+        return bits_of(self.bounds(sources)) - self.passed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,19 +147,37 @@ class AdderGraph:
 
     @property
     def bits(self) -> int:
-        """Bits of all additions, and of the negations of outputs: each is a look-up table and a
-        carry."""
-        outputs = (term for term in self.outputs if term is not None and term.sign < 0)
-        negated = sum(bits_of(self.bounds[term.source]) + 1 for term in outputs)
-        return negated + sum(
-            addition_bits(item, self.bounds[item.left.source], result)
-            for item, result in zip(self.sums, self.bounds[len(self.inputs):], strict=True))
+        """Bits of all additions, and of the negations of outputs: each is a look-up table, and
+        each but the highest ones a carry."""
+        return sum(self._additions())
+
+    @property
+    def inverters(self) -> int:
+        """Bits that an iCE40 negates before an adder: of inputs that are subtracted, and of sums
+        that others add. Where all subtract a sum, its own adder gives the negative."""
+        signs = {1: set[int](), -1: set[int]()}
+        for item in self.sums:
+            for term in (item.left, item.right):
+                signs[term.sign].add(term.source)
+        added = signs[1].union(range(len(self.inputs)),
+                               (term.source for term in self.outputs if term is not None))
+        return sum(bits_of(self.bounds[source]) for source in signs[-1] & added)
+
+    @property
+    def cost(self) -> int:
+        """Tables and carries of an iCE40 for all additions, as far as they can be foreseen."""
+        return self.inverters + sum(2 * bits - 1 for bits in self._additions() if bits)
+
+    def _additions(self) -> list[int]:
+        negated = [bits_of(self.bounds[term.source]) + 1 for term in self.outputs
+                   if term is not None and term.sign < 0]
+        return [item.bits(self.bounds) for item in self.sums] + negated
 
     def values(self, inputs: Sequence[int]) -> list[int]:
         """Outputs, by the sums, for one number for each input."""
         values = list(inputs)
         for item in self.sums:
-            values.append(sum(_of(term, values) for term in (item.left, item.right)))
+            values.append(_of(item.left, values) + _of(item.right, values) + item.constant)
         return [0 if term is None else _of(term, values) for term in self.outputs]
 
 
@@ -105,21 +189,6 @@ def bits_of(bounds: Bounds) -> int:
     """Bits of a number, in two's complement if it may be negative."""
     low, high = bounds
     return max(high.bit_length(), (-1 - low).bit_length()) + 1 if low < 0 else high.bit_length()
-
-
-def addition_bits(item: Sum, left: Bounds, result: Bounds) -> int:
-    """Bits that an addition takes: those below a shifted term pass, unless they are negated.
-
-    Parameters
-    ----------
-    item : Sum
-    left, result : (lowest, highest)
-        Of the source of its left term, and of the sum.
-    """
-    shift = item.right.shift if item.left.sign > 0 else 0
-    if shift and item.right.sign > 0 and left[0] >= 0 and bits_of(left) <= shift:
-        return 0  # they stand side by side
-    return bits_of(result) - shift
 
 
 class UnrolledDots(wiring.Component):
@@ -168,6 +237,8 @@ class UnrolledDots(wiring.Component):
             raise ValueError("Inputs beyond the elements of a vector must be constants")
         if not self.o_shape.signed:
             raise ValueError(f"Shape of outputs must be signed, not {self.o_shape!r}")
+        for item in graph.sums:
+            item.split(graph.bounds)
         if depth < 1:
             raise ValueError(f"Additions between registers must be at least 1, not {depth!r}")
         self.depth = depth
@@ -193,28 +264,30 @@ class UnrolledDots(wiring.Component):
         graph, count = self.graph, len(self.graph.inputs)
         at: dict[tuple[int, int], Value] = {
             (n, 0): self.i.payload[n] for n in range(self.elements)}
+        read = [(term, self._stage(number)) for number, item in enumerate(graph.sums, start=count)
+                for term in (item.left, item.right)]
+        joined = {term.source for term, stage in read if stage == self._stage(term.source)}
+        # Registers of an iCE40 start with 0. Yosys makes one that starts with ones of such a
+        # register between inverters: these go into the table before and the subtraction behind.
+        inverted = ({term.source for term, _ in read if term.sign < 0}
+                    - {term.source for term, _ in read if term.sign > 0})
 
         def value(source: int, stage: int) -> Value:
             if self.elements <= source < count:
                 return Value.cast(graph.inputs[source][0])
             if (source, stage) not in at:
                 before = value(source, stage - 1)
-                register = Signal(before.shape(), name=f"value_{source}_{stage}")
+                register = Signal(before.shape(), name=f"value_{source}_{stage}",
+                                  init=_ones(before.shape()) if source in inverted else 0)
                 with m.If(advance):
                     m.d.sync += register.eq(before)
                 at[source, stage] = register
             return at[source, stage]
 
         for number, item in enumerate(graph.sums, start=count):
-            stage = (graph.levels[number] - 1) // self.depth
-            left = value(item.left.source, stage)
-            right = value(item.right.source, stage) << item.right.shift
-            # Yosys would join additions of three and more numbers in a dearer circuit.
-            total = Signal(_shape(graph.bounds[number]), name=f"sum_{number}",
-                           attrs={"keep": 1})
-            m.d.comb += total.eq(right - left if item.left.sign < 0 else
-                                 left + right if item.right.sign > 0 else left - right)
-            at[number, stage] = total
+            stage = self._stage(number)
+            left, right = value(item.left.source, stage), value(item.right.source, stage)
+            at[number, stage] = self._add(m, number, left, right, keep=number in joined)
 
         with m.If(advance):
             m.d.sync += self.o.valid.eq(valid)
@@ -225,6 +298,49 @@ class UnrolledDots(wiring.Component):
             m.d.comb += self.o.payload[n].eq(-shifted if term.sign < 0 else shifted)
 
         return m
+
+    def _stage(self, source: int) -> int:
+        """Registers before ``source`` is made; -1 for an input."""
+        return (self.graph.levels[source] - 1) // self.depth
+
+    def _add(self, m: Module, number: int, left: Value, right: Value, *, keep: bool) -> Value:
+        """What source ``number`` is, a sum of these."""
+        bounds, item = self.graph.bounds, self.graph.sums[number - len(self.graph.inputs)]
+        low = item.passed
+        width = max(1, bits_of(bounds[number]) - low)
+        if item.side_by_side(bounds):
+            total = _resized(right if item.right.sign > 0 else ~right, width)
+        else:
+            carry, *above = item.split(bounds)
+            both = ([left >> low, right] if item.left.sign > 0 else
+                    [left, right << item.right.shift])
+            for n, (bits, constant) in enumerate(zip(item.widths(bounds), above, strict=True)):
+                if constant:
+                    both[n] = Cat(both[n][:bits], Const(constant % (1 << width), width))
+                both[n] = _resized(both[n], width)
+            more, less = both if item.left.sign > 0 else reversed(both)
+            spare = int(carry != item.subtracts)
+            if spare:  # a bit below all others carries 1 in, or keeps a subtraction from it
+                more, less = Cat(Const(carry, 1), more), Cat(Const(1, 1), less)
+            added = Signal(width + spare, name=f"added_{number}")
+            # Yosys would join additions of three and more numbers in a dearer circuit.
+            total = Signal(width, name=f"sum_{number}", attrs={"keep": 1} if keep else {})
+            m.d.comb += [added.eq(more - less if item.subtracts else more + less),
+                         total.eq(added[spare:])]
+        result = Cat(_resized(left, low), total)
+        return result.as_signed() if bounds[number][0] < 0 else result
+
+
+def _resized(value: Value, width: int) -> Value:
+    """Low ``width`` bits, by the sign or 0 where there are fewer."""
+    if len(value) >= width:
+        return value[:width]
+    above = value[-1] if value.shape().signed else Const(0, 1)
+    return Cat(value, above.replicate(width - len(value)))
+
+
+def _ones(shape: Shape) -> int:
+    return -1 if shape.signed else (1 << shape.width) - 1
 
 
 def _shape(bounds: Bounds) -> Shape:

@@ -130,10 +130,11 @@ class _MemoryQueue(Queue):
     registers = 0
 
 
-def _unrolled(*, depth: int, sign: int = 1) -> UnrolledDots:
-    graph = AdderGraph(inputs=((0, 1), (0, 1), (-2, -2)), outputs=(Term(4, 0, 1), Term(0, 1, -1)),
-                       sums=(Sum(Term(0, 0, 1), Term(1, 1, -1)),
-                             Sum(Term(2, 0, 1), Term(3, 0, sign))))
+def _unrolled(*, depth: int, sign: int = -1) -> UnrolledDots:
+    graph = AdderGraph(
+        inputs=((0, 1), (0, 1)), outputs=(Term(3, 0, 1), Term(0, 1, -1), Term(4, 0, 1)),
+        sums=(Sum(Term(0, 0, 1), Term(1, 0, -1), 1), Sum(Term(2, 0, 1), Term(1, 1, sign), -4),
+              Sum(Term(0, 0, 1), Term(0, 0, 1), 1)))
     return UnrolledDots(graph, code_shape=1, elements=2, o_shape=signed(4), depth=depth)
 
 
@@ -407,12 +408,13 @@ EXAMPLES = (
     _staircase_example(Search, Storage.REGISTERED, slow=True, bound=20),
     _regroup(2, 1, 3), _regroup(1, 2, 3), _regroup(2, 3, 5, slow=True),
     _regroup(2, 2, 2, o_length=4),
-    *(Example(sizes=f"2 inputs, 2 outputs, {depth} additions a stage",
+    *(Example(sizes=f"2 inputs, 3 outputs, {depth} additions a stage",
               make=partial(_unrolled, depth=depth), takes={"i": 1}, gives={"o": 1},
               capacity=4, computes="exact dot products",
               function=lambda beats: {"o": [[
-                  beats["i"][0][0] - 2 * beats["i"][0][1] - 2, -2 * beats["i"][0][0]]]},
-              broken=partial(_unrolled, depth=depth, sign=-1),
+                  beats["i"][0][0] - 3 * beats["i"][0][1] - 3, -2 * beats["i"][0][0],
+                  2 * beats["i"][0][0] + 1]]},
+              broken=partial(_unrolled, depth=depth, sign=1),
               twin="a sign is another one")
       for depth in (1, 2)),
     Example(sizes="a row of 3 pixels, kernel of 2, padded", make=_window, takes={"i": 3},
