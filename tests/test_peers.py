@@ -43,3 +43,17 @@ def test_a_missing_peer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_page_says_what_was_measured() -> None:
     page = markdown([("`net`", "ecp5-25k", "nomul", 1000, 20, 1020, 30, 1040)])
     assert "| `net` | ecp5-25k | nomul | 1,000 | 20 | 1,020 | 30 | 1,040 |" in page
+
+
+def test_the_table_has_ours_below_both_peers() -> None:
+    text = (ZOO.parents[1] / "docs" / "unrolled.md").read_text()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")]
+             for line in text.splitlines() if line.startswith("| `digits_")]
+    sizes = {(net, chip, name): (int(both.replace(",", "")), int(packed.replace(",", "")))
+             for net, chip, name, _, _, both, _, packed in cells}
+    ours = [(net, chip) for net, chip, name in sizes if name == "nomul"]
+    assert len(ours) == 8
+    for net, chip in ours:
+        for peer in ("da4ml", "alkaid"):
+            assert all(a < b for a, b in zip(sizes[net, chip, "nomul"], sizes[net, chip, peer],
+                                             strict=True)), (net, chip, peer)
