@@ -11,14 +11,8 @@ from nomul.hw.product import ShiftAddProducts
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import count_to, following, vector
 from nomul.hw.table import Storage, look_up
-from nomul.hw.tasks import (
-    Constant,
-    Facts,
-    Task,
-    Walk,
-    place_bits,
-    walk,
-)
+from nomul.hw.tasks import Constant, Facts, Task, Walk, check_places, place_bits, walk
+from nomul.hw.thresholds import search_tables
 
 __all__ = ["Engine", "SharedProducts"]
 
@@ -176,6 +170,7 @@ class Engine(wiring.Component):
             raise ValueError("Memories must be block or registered, not logic")
         if self.thresholds is not None and len({len(row) for row in self.thresholds}) != 1:
             raise ValueError("There must be at least one row of thresholds, all of one length")
+        check_places(self.tasks, self.depths, image_length)
         self.place_bits = place_bits(self.depths, image_length)
         self.address_bits = self.place_bits + max(1, len(self.depths).bit_length())
         super().__init__({"i": In(vector(self.image_shape, 1)),
@@ -385,12 +380,8 @@ class Engine(wiring.Component):
         assert self.thresholds is not None
         bits, shape = self._code_bits, signed(self.sum_shape.width + 1)
         never = 1 << self.sum_shape.width - 1
-        rows = [(*row, *[never] * ((1 << bits) - 1 - len(row))) for row in self.thresholds]
         code: Value = Const(0, 0)
-        for bit in range(bits):
-            span = 1 << bits - bit  # codes still possible before this bit is known
-            table = [row[prefix * span + span // 2 - 1]
-                     for row in rows for prefix in range(1 << bit)]
+        for bit, table in enumerate(search_tables(self.thresholds, never)):
             address = Signal(range(max(2, len(table))), name=f"threshold_{bit}")
             m.d.comb += address.eq(Cat(code, row))
             threshold = look_up(m, f"thresholds_{bit}", shape, table, address, flow, self.storage)

@@ -32,10 +32,11 @@ from nomul.hw.product import (
 )
 from nomul.hw.replay import Replay
 from nomul.hw.sparse import SparseDots
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, vector
 from nomul.hw.table import Cycle, Storage
 from nomul.hw.tasks import Constant, Task
+from nomul.hw.thresholds import Comparators, Search
 from nomul.hw.unrolled import AdderGraph, Sum, Term, UnrolledDots
 from nomul.hw.window import Windows
 from nomul.sim.formal import Beats

@@ -27,7 +27,8 @@ from nomul.compiler.emit import Emitted, Port, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.files import new_folder, replace_file
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals, load_plan, plan_interval, plan_json
+from nomul.compiler.plan import Plan, intervals, plan_interval
+from nomul.compiler.plan_file import load_plan, plan_json
 from nomul.compiler.storage import load, load_provenance, save
 from nomul.images import Images
 from nomul.sim.vectors import Vectors, load_vectors, make_vectors, save_vectors

@@ -19,7 +19,8 @@ from nomul.compiler.errors import DataError, FitError, PlanError, ToolError
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, plan_interval, plan_json
+from nomul.compiler.plan import Plan, plan_interval
+from nomul.compiler.plan_file import plan_json
 from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
 from nomul.sizing import Sized, codes_in, engine_lanes, estimate_plan, fastest_within, registered
 

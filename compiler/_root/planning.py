@@ -84,7 +84,8 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     from nomul.boards.targets import board as check_board
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
-    from nomul.compiler.plan import intervals, load_plan, plan_interval
+    from nomul.compiler.plan import intervals, plan_interval
+    from nomul.compiler.plan_file import load_plan
     from nomul.compiler.storage import load, load_provenance
     from nomul.sizing import registered
 

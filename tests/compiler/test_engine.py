@@ -15,7 +15,8 @@ from nomul.compiler.errors import PlanError
 from nomul.compiler.layers import Add, MaxPool, PixelEmbedding, SumPool
 from nomul.compiler.lower import lower_body
 from nomul.compiler.network import Argmax, Conv2d, Dense, Flatten, Input, Levels, Network, Weighted
-from nomul.compiler.plan import Plan, check_plan, intervals, load_plan, plan_interval, plan_json
+from nomul.compiler.plan import Plan, check_plan, intervals, plan_interval
+from nomul.compiler.plan_file import load_plan, plan_json
 from nomul.compiler.planner import make_engine_plan, make_plan
 from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
 from nomul.hw.table import Storage
