@@ -25,7 +25,7 @@ from nomul.compiler.layers import (
 )
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes
-from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit, WeightMemory
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.tasks import task_cycles, total_cycles
@@ -42,9 +42,11 @@ __all__ = [
     "engine_program",
     "intervals",
     "least_depth",
+    "loads_weights",
     "plan_interval",
     "plan_stages",
     "planned_layers",
+    "refuse_loads",
 ]
 
 
@@ -124,6 +126,8 @@ class EnginePlan:
         What codes, weights and constants lie in: block RAM, registered or not.
     codes_in : CodeMemory
         What codes lie in between layers.
+    weights_in : WeightMemory
+        What weights lie in.
     """
 
     lanes: int
@@ -132,6 +136,7 @@ class EnginePlan:
     staircase: StaircaseCircuit
     memories: Storage
     codes_in: CodeMemory = CodeMemory.BLOCK
+    weights_in: WeightMemory = WeightMemory.BLOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +187,18 @@ def engine_program(network: Network, engine: EnginePlan) -> Program:
     """What ``engine`` does for ``network``."""
     return program(network, lanes=engine.lanes, product=engine.product,
                    staircase=engine.staircase, codes_in=engine.codes_in)
+
+
+def loads_weights(plan: Plan) -> bool:
+    """Whether a stream must fill the memory of weights before images are taken."""
+    return plan.engine is not None and plan.engine.weights_in is WeightMemory.SPRAM
+
+
+def refuse_loads(network: Network, plan: Plan, what: str) -> None:
+    """`PlanError` if weights must be loaded, which nothing does for ``what``."""
+    if loads_weights(plan):
+        raise PlanError(f"network {network.name!r} must have its weights in block RAM for {what}: "
+                        "nothing there loads them into SPRAM; build it with --weights-in block")
 
 
 def plan_interval(plan: Plan, network: Network) -> int:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from nomul.compiler.errors import DataError, PlanError
 from nomul.compiler.network import Network
 from nomul.compiler.plan import EnginePlan, LayerPlan, Plan, QueuePlan, check_plan
-from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit, WeightMemory
 from nomul.hw.table import Storage
 
 __all__ = ["load_plan", "plan_json"]
@@ -104,13 +104,16 @@ def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
 
 
 def _engine_plan(entry: dict[str, Any]) -> EnginePlan:
+    if isinstance(entry, dict):
+        entry = {"weights_in": WeightMemory.BLOCK.value, **entry}  # earlier plans lack it
     _only(entry, {field.name for field in fields(EnginePlan)}, "engine")
     return EnginePlan(
         lanes=_count(entry["lanes"]), product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         products_in=_choice(Storage, entry["products_in"]),
         memories=_choice(Storage, entry["memories"]),
-        codes_in=_choice(CodeMemory, entry["codes_in"]))
+        codes_in=_choice(CodeMemory, entry["codes_in"]),
+        weights_in=_choice(WeightMemory, entry["weights_in"]))
 
 
 def _queue_plan(entry: dict[str, Any]) -> QueuePlan:

@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Valu
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.product import ShiftAddProducts
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import count_to, following, vector
@@ -124,6 +125,9 @@ class Engine(wiring.Component):
         Whether results are sums with their constants, not codes.
     storage : Storage
         Of weights, constants and codes: block RAM, registered or not.
+    loaded : bool
+        Whether the weights are in a memory that a stream fills: ``weights``, whose ports any module
+        may drive and read. Then no image is worked on until they are there.
 
     Members
     -------
@@ -141,7 +145,8 @@ class Engine(wiring.Component):
                  thresholds: Sequence[Sequence[int]] | None, code_shape: ShapeLike,
                  image_shape: ShapeLike, image_length: int, depths: Sequence[int],
                  one_port: bool, acc_shape: ShapeLike,
-                 sum_shape: ShapeLike, o_shape: ShapeLike, raw: bool, storage: Storage) -> None:
+                 sum_shape: ShapeLike, o_shape: ShapeLike, raw: bool, storage: Storage,
+                 loaded: bool = False) -> None:
         self.tasks = tuple(tasks)
         self.words = tuple(tuple(int(entry) for entry in word) for word in words)
         self.products = products
@@ -173,6 +178,9 @@ class Engine(wiring.Component):
         check_places(self.tasks, self.depths, image_length)
         self.place_bits = place_bits(self.depths, image_length)
         self.address_bits = self.place_bits + max(1, len(self.depths).bit_length())
+        self.loaded = loaded
+        self.weights = LoadedWords(self._packed(), width=self._word_bits,
+                                   storage=storage) if loaded else None
         super().__init__({"i": In(vector(self.image_shape, 1)),
                           "o": Out(vector(self.o_shape, 1))})
 
@@ -201,9 +209,7 @@ class Engine(wiring.Component):
             row.eq(code + facts["table"]),
             products.enable.eq(advance),
             products.codes[0].eq(row),
-            Value.cast(products.indices).eq(look_up(
-                m, "weights", products.lanes * products.index_shape.width, self._packed(),
-                way.weights, advance, self.storage)),
+            Value.cast(products.indices).eq(self._weights(m, way, advance)),
         ]
         staged = _delayed(m, "marks", Cat(get, way.last, way.short, way.ends),
                           self.storage.latency + products.latency, advance)
@@ -231,7 +237,12 @@ class Engine(wiring.Component):
             with m.State("FETCH"):
                 m.next = "START"
             with m.State("START"):
-                m.d.comb += start.eq(there | ~facts["reads_image"])
+                may_start: Value = there | ~facts["reads_image"]
+                if self.weights is not None:
+                    # Loads come between images.
+                    m.d.comb += self.weights.free.eq(number == 0)
+                    may_start &= (number != 0) | (self.weights.loaded & ~self.weights.i.valid)
+                m.d.comb += start.eq(may_start)
                 with m.If(start):
                     m.next = "RUN"
             with m.State("RUN"):
@@ -245,6 +256,19 @@ class Engine(wiring.Component):
                     m.next = "FETCH"
 
         return m
+
+    @property
+    def _word_bits(self) -> int:
+        return self.products.lanes * int(self.products.index_shape.width)
+
+    def _weights(self, m: Module, way: Walk, advance: Value) -> Value:
+        """The weights of all lanes."""
+        if self.weights is None:
+            return look_up(m, "weights", self._word_bits, self._packed(), way.weights, advance,
+                           self.storage)
+        m.submodules.weights = words = self.weights
+        m.d.comb += [words.address.eq(way.weights), words.enable.eq(advance)]
+        return words.word
 
     def _packed(self) -> list[int]:
         """Words of weights, as the products want them."""
