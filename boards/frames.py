@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import zlib
 
-from nomul.hw.frames import CRC_BYTES, ESCAPE, ESCAPED, FLAG
+from nomul.hw.crc import CRC_BYTES
+from nomul.hw.frames import ESCAPE, ESCAPED, FLAG
 
 __all__ = ["Decoder", "encode"]
 

@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Shape, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nomul.hw.axis import AxisTop
+from nomul.hw.axis import WEIGHT_PORTS, AxisTop
 
 __all__ = ["ByteCollector", "ByteSplitter", "PinShell", "Skid", "beat_layout"]
 
@@ -205,7 +205,7 @@ class PinShell(wiring.Component):
     top : wiring.Component
         Network with the members ``s_axis_tdata``, ``s_axis_tvalid``, ``s_axis_tready``,
         ``s_axis_tlast``, the same with ``m_axis_``, and ``frame_error``; data in whole bytes. It
-        may have ``parity_error`` too.
+        may have ``parity_error`` too, and the ports through which weights are loaded.
 
     Members
     -------
@@ -219,6 +219,9 @@ class PinShell(wiring.Component):
     m_axis_tlast : Out(1)
     frame_error : Out(1)
         The network's, a cycle later; and ``parity_error``, if it has one.
+    s_axis_weights_tdata, s_axis_weights_tvalid, s_axis_weights_tready, s_axis_weights_tlast
+        Only if the network has them: its own, a cycle later. So are ``weights_loaded`` and
+        ``weights_failed``.
     """
 
     s_axis_tdata: Signal
@@ -239,6 +242,7 @@ class PinShell(wiring.Component):
             "s_axis_tlast": In(1), "m_axis_tdata": Out(8), "m_axis_tvalid": Out(1),
             "m_axis_tready": In(1), "m_axis_tlast": Out(1), "frame_error": Out(1),
             **({"parity_error": Out(1)} if "parity_error" in ports else {}),
+            **(WEIGHT_PORTS if "weights_loaded" in ports else {}),
         }
         if ports != expected:
             raise TypeError(f"Top component must have the members {', '.join(expected)} "
@@ -298,5 +302,20 @@ class PinShell(wiring.Component):
         m.d.sync += self.frame_error.eq(top.frame_error)
         if "parity_error" in self.signature.members:
             m.d.sync += self.parity_error.eq(top.parity_error)
+        if "weights_loaded" in self.signature.members:
+            m.submodules.weights = weights = Skid(beat_layout(1))
+            m.d.comb += [
+                weights.i.p.bytes[0].eq(self.s_axis_weights_tdata),
+                weights.i.p.last.eq(self.s_axis_weights_tlast),
+                weights.i.valid.eq(self.s_axis_weights_tvalid),
+                self.s_axis_weights_tready.eq(weights.i.ready),
+
+                top.s_axis_weights_tdata.eq(weights.o.p.bytes),
+                top.s_axis_weights_tlast.eq(weights.o.p.last),
+                top.s_axis_weights_tvalid.eq(weights.o.valid),
+                weights.o.ready.eq(top.s_axis_weights_tready),
+            ]
+            m.d.sync += [self.weights_loaded.eq(top.weights_loaded),
+                         self.weights_failed.eq(top.weights_failed)]
 
         return m

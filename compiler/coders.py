@@ -11,7 +11,8 @@ from nomul.compiler.plan import LayerPlan
 from nomul.compiler.values import Ints, Staircase
 from nomul.hw.circuits import StaircaseCircuit
 from nomul.hw.shapes import signed_range
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
+from nomul.hw.thresholds import Comparators, Search
 
 __all__ = ["Moves", "Parts", "coders", "moves_of", "staircase_parts"]
 

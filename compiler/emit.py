@@ -53,6 +53,9 @@ class Emitted:
         Fields of ``tdata``.
     parity : bool
         Whether there is a port ``parity_error``.
+    weights : bytes
+        What must be sent to the port ``s_axis_weights`` after reset; empty if there is none, for
+        the weights are in the Verilog.
     taps : tuple of Port
         Streams behind the layers: wires ``<layer>__payload``, ``__valid`` and ``__ready`` in
         the submodule ``body``.
@@ -63,6 +66,7 @@ class Emitted:
     m_axis: Port
     taps: tuple[Port, ...]
     parity: bool = False
+    weights: bytes = b""
 
 
 def emit(network: Network, plan: Plan) -> Emitted:
@@ -77,7 +81,7 @@ def emit(network: Network, plan: Plan) -> Emitted:
         m_axis=_port(network.layers[-1].name, top.o_layout, axis=True),
         taps=tuple(_port(name, part.o.payload.shape()) for name, part in parts.items()
                    if name in network.wires),
-        parity=bool(top.flags))
+        parity=bool(top.flags), weights=top.weights.image if top.weights else b"")
 
 
 def _port(layer: str, layout: Any, *, axis: bool = False) -> Port:

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 from amaranth.hdl import Shape
 
-from nomul.compiler.circuits import shift_clip_terms, sum_terms, threshold_rows
+from nomul.compiler.circuits import shift_clip_terms, threshold_rows
+from nomul.compiler.engine_work import Work, coded, work_of
 from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import hardware_readers, hardware_source, window_of
 from nomul.compiler.layers import (
@@ -22,7 +23,7 @@ from nomul.compiler.layers import (
     PixelEmbedding,
 )
 from nomul.compiler.network import Network
-from nomul.compiler.values import Codes, Integers, Ints, Staircase
+from nomul.compiler.values import Codes, Integers, Ints
 from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
 from nomul.hw.product import shift_add_slopes
 from nomul.hw.shapes import signed_range
@@ -30,102 +31,6 @@ from nomul.hw.stream import beats
 from nomul.hw.tasks import Constant, Padding, Task, place_bits
 
 __all__ = ["Program", "engine_circuits", "engine_layers", "front", "program"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """The integers of one layer: ``sum + offset`` is what it adds up, in steps of ``unit``.
-
-    Parameters
-    ----------
-    products : array of int, shape [entries, codes]
-    assignment : array of int, shape [outputs, terms]
-    low, high : array of int, shape [outputs]
-        Lowest and highest sum.
-    offsets : array of int, shape [outputs]
-        Zero where there is a staircase.
-    staircase : Staircase or None
-        Of the sums, without offset and unit; None leaves them as they are.
-    """
-
-    products: Ints
-    assignment: Ints
-    low: Ints
-    high: Ints
-    offsets: Ints
-    staircase: Staircase | None
-
-
-def _work(network: Network, layer: Layer) -> _Work:
-    """What ``layer`` looks up and adds up."""
-    wire = _coded(network, layer)
-    if isinstance(layer, MaxPool):
-        channels, codes = wire.shape[-1], len(wire.levels)
-        zeros = np.zeros(channels, dtype=np.int64)
-        return _Work(products=np.arange(codes)[None], low=zeros, high=zeros + codes - 1,
-                     assignment=np.zeros((channels, prod(layer.window.kernel)), dtype=np.int64),
-                     offsets=zeros, staircase=_identity(wire))
-    if isinstance(layer, PixelEmbedding):
-        tables, _, depth = layer.table.shape
-        channels = wire.shape[-1]
-        products = layer.table.transpose(0, 2, 1).reshape(tables * depth, -1)
-        entries = np.broadcast_to(np.arange(tables * depth).reshape(tables, depth),
-                                  (channels, depth)).reshape(-1, 1)
-        reached = products[entries[:, 0]]
-        output = network.wires[layer.name]
-        assert isinstance(output, Codes)
-        return _Work(products=products, assignment=entries, low=reached.min(axis=1),
-                     high=reached.max(axis=1), staircase=_identity(output),
-                     offsets=np.zeros(len(entries), dtype=np.int64))
-    terms = sum_terms(network, layer)
-    products, assignment = terms.products, terms.assignment
-    staircase: Staircase | None = getattr(layer, "staircase", None)
-    if isinstance(layer, Add):
-        tables = [(w.levels.values - w.levels.values[0]) << shift for w, shift in
-                  zip(network.reads(layer), layer.shifts, strict=True) if isinstance(w, Codes)]
-        codes = max(map(len, tables))
-        # Codes that the narrower branch does not have go on evenly.
-        products = np.stack([np.concatenate([table, table[-1] + (table[-1] - table[-2])
-                                             * np.arange(1, codes - len(table) + 1)])
-                             for table in tables])
-        assignment = np.broadcast_to([0, 1], (wire.shape[-1], 2))
-        first = sum(int(w.levels.values[0]) << shift for w, shift in
-                    zip(network.reads(layer), layer.shifts, strict=True) if isinstance(w, Codes))
-        terms = replace(terms, offsets=terms.offsets + first, low=terms.low - first,
-                        high=terms.high - first)
-    elif isinstance(layer, Dense) and layer.corrections is not None:
-        weights, index = np.unique(layer.weights, return_inverse=True)
-        products = np.outer(weights, wire.levels.values - wire.levels.values[0])
-        assignment = index.reshape(layer.weights.shape)
-    if staircase is None:
-        return _Work(products=products, assignment=assignment, low=terms.low, high=terms.high,
-                     offsets=terms.offsets, staircase=None)
-    unit = max(1, int(np.gcd.reduce(products, axis=None)))
-    return _Work(products=products // unit, assignment=assignment, low=terms.low // unit,
-                 high=terms.high // unit, offsets=np.zeros_like(terms.offsets),
-                 staircase=_moved(staircase, terms.offsets, unit))
-
-
-def _coded(network: Network, layer: Layer) -> Codes:
-    wire = network.reads(layer)[0]
-    assert isinstance(wire, Codes)
-    return wire
-
-
-def _identity(wire: Codes) -> Staircase:
-    """Codes as they are."""
-    return Staircase(thresholds=np.arange(1, len(wire.levels))[None], levels=wire.levels)
-
-
-def _moved(staircase: Staircase, offsets: Ints, unit: int) -> Staircase:
-    """``staircase`` for sums in steps of ``unit`` that lack their ``offsets``."""
-    rows = len(offsets) if np.ptp(offsets) or len(staircase.thresholds) > 1 else 1
-    directions = np.broadcast_to(staircase.directions, rows)
-    moved = staircase.thresholds - offsets[:rows, None]
-    return Staircase(
-        thresholds=np.where(directions[:, None] > 0, -(-moved // unit), moved // unit),
-        levels=staircase.levels, directions=directions,
-        constants=np.broadcast_to(staircase.constants, rows))
 
 
 def front(network: Network) -> PixelEmbedding | None:
@@ -155,7 +60,7 @@ def engine_layers(network: Network) -> list[Layer]:
 def engine_circuits(network: Network,
                     ) -> tuple[list[ProductCircuit], list[StaircaseCircuit]]:
     """Circuits that give exactly the bits of all layers, the smallest first."""
-    works = [_work(network, layer) for layer in engine_layers(network)]
+    works = [work_of(network, layer) for layer in engine_layers(network)]
     products = [ProductCircuit.TABLE]
     if all(shift_add_slopes(work.products.tolist()) is not None for work in works):
         products.insert(0, ProductCircuit.SHIFT_ADD)
@@ -223,20 +128,20 @@ def program(network: Network, *, lanes: int, product: ProductCircuit,
         If no layer is left for an engine.
     """
     layers = engine_layers(network)
-    works = [_work(network, layer) for layer in layers]
+    works = [work_of(network, layer) for layer in layers]
     image = front(network) or network.layers[0]
     entrance = network.wires[image.name]
     assert isinstance(entrance, Codes)
     places, depths = _places(network, layers, image, codes_in)
     words, starts, again = _words(layers, works, lanes)
     table, entries, rows = (_slopes if product is ProductCircuit.SHIFT_ADD else _rows)(
-        works, [len(_coded(network, layer).levels) for layer in layers])
+        works, [len(coded(network, layer).levels) for layer in layers])
     constants, firsts, thresholds, low, high = _constants(works, staircase)
     last_reader = max(n for n, layer in enumerate(layers) if image.name in _sources(network, layer))
 
     tasks = []
     for n, (layer, work) in enumerate(zip(layers, works, strict=True)):
-        wire, sources = _coded(network, layer), _sources(network, layer)
+        wire, sources = coded(network, layer), _sources(network, layer)
         loops, origin, outputs, padding = _loops(network, layer, wire, lanes,
                                                  [places[name] for name in sources])
         tasks.append(Task(
@@ -344,7 +249,7 @@ def _loops(network: Network, layer: Layer, wire: Codes, lanes: int, places: Sequ
     return loops, place - top * line - left * channels, outputs, padding
 
 
-def _words(layers: Sequence[Layer], works: Sequence[_Work], lanes: int,
+def _words(layers: Sequence[Layer], works: Sequence[Work], lanes: int,
            ) -> tuple[list[Ints], list[int], list[bool]]:
     """Weights of each layer as words, where they begin, and whether each pass has the same ones."""
     words: list[Ints] = []
@@ -376,7 +281,7 @@ def _groups(layer: Layer, assignment: Ints) -> int:
     return int(assignment.shape[0])
 
 
-def _slopes(works: Sequence[_Work], codes: Sequence[int]) -> tuple[Ints, list[Ints], list[int]]:
+def _slopes(works: Sequence[Work], codes: Sequence[int]) -> tuple[Ints, list[Ints], list[int]]:
     """Products that are a slope times the code: one table for all layers, for each layer its
     entries in that, and what is added to codes: nothing."""
     slopes = [work.products[:, 1] for work in works]
@@ -386,7 +291,7 @@ def _slopes(works: Sequence[_Work], codes: Sequence[int]) -> tuple[Ints, list[In
             [0] * len(works))
 
 
-def _rows(works: Sequence[_Work], codes: Sequence[int]) -> tuple[Ints, list[Ints], list[int]]:
+def _rows(works: Sequence[Work], codes: Sequence[int]) -> tuple[Ints, list[Ints], list[int]]:
     """Any products: a row for each code of each layer, and an entry for each of its weights."""
     width = max(len(work.products) for work in works)
     blocks: dict[bytes, int] = {}
@@ -402,7 +307,7 @@ def _rows(works: Sequence[_Work], codes: Sequence[int]) -> tuple[Ints, list[Ints
     return np.concatenate(table), [np.arange(len(work.products)) for work in works], firsts
 
 
-def _constants(works: Sequence[_Work], staircase: StaircaseCircuit,
+def _constants(works: Sequence[Work], staircase: StaircaseCircuit,
                ) -> tuple[list[Constant], list[tuple[int, bool]], Ints | None, int, int]:
     """What becomes of the sums of each layer; where its constants begin and whether its outputs
     share one; rows of thresholds; and the lowest and highest number that meets them."""

@@ -55,9 +55,11 @@ from nomul.hw.chain import Chain
 from nomul.hw.circuits import ProductCircuit
 from nomul.hw.dots import DotProducts
 from nomul.hw.embedding import Embedding
+from nomul.hw.engine import Engine
 from nomul.hw.fill import ZeroAbsent
 from nomul.hw.graph import Graph
 from nomul.hw.lanewise import LanewiseMax, LanewiseSums
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.product import MaskedProducts, Products, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
@@ -66,7 +68,7 @@ from nomul.hw.stream import Regroup, beats
 from nomul.hw.unrolled import UnrolledDots
 from nomul.hw.window import Windows
 
-__all__ = ["lower", "lower_body"]
+__all__ = ["loaded_words", "lower", "lower_body"]
 
 # Between registers of an unrolled layer.
 _ADDITIONS = 3
@@ -80,7 +82,8 @@ def lower(network: Network, plan: Plan) -> AxisTop:
     *positions, elements = network.output.shape
     body = lower_body(network, plan)
     return AxisTop(body, i_length=prod(network.input.shape), o_length=elements,
-                   o_vectors=prod(positions), flags=list(_flags(body)))
+                   o_vectors=prod(positions), flags=list(_flags(body)),
+                   weights=loaded_words(body))
 
 
 def _flags(part: Any) -> Iterator[Signal]:
@@ -90,6 +93,14 @@ def _flags(part: Any) -> Iterator[Signal]:
             yield from _flags(inner)
     elif (flag := getattr(part, "parity_error", None)) is not None:
         yield flag
+
+
+def loaded_words(part: Any) -> LoadedWords | None:
+    """What in ``part`` a stream must fill before it works, if there is such a thing."""
+    if isinstance(part, Chain | Graph):
+        return next((found for inner in part.parts.values()
+                     if (found := loaded_words(inner)) is not None), None)
+    return part.weights if isinstance(part, Engine) else None
 
 
 def lower_body(network: Network, plan: Plan) -> Graph:

@@ -14,7 +14,7 @@ from nomul.compiler.network import Network
 from nomul.compiler.plan import EnginePlan, engine_program
 from nomul.hw.argmax import Argmax as ArgmaxUnit
 from nomul.hw.chain import Chain
-from nomul.hw.circuits import CodeMemory, ProductCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
 from nomul.hw.embedding import Embedding
 from nomul.hw.engine import Engine, SharedProducts
 from nomul.hw.graph import Graph
@@ -53,7 +53,7 @@ def lower_engine(network: Network, engine: EnginePlan, input_lanes: int) -> Grap
         image_length=tasks.image_length, depths=tasks.depths,
         one_port=engine.codes_in is CodeMemory.SINGLE_PORT, acc_shape=tasks.acc_shape,
         sum_shape=tasks.sum_shape, o_shape=tasks.result_shape, raw=tasks.raw,
-        storage=engine.memories)
+        storage=engine.memories, loaded=engine.weights_in is WeightMemory.SPRAM)
     parts[tasks.layers[-1]] = _behind(_one_by_one(code, lanes, length), {"engine": unit})
     last = network.layers[-1]
     if isinstance(last, Argmax):

@@ -1,19 +1,16 @@
 """How a network is built: folding, circuits, memories and queues.
 
-Every legal plan of a network gives the same bits (docs/design.md). A plan on disk is JSON.
+Every legal plan of a network gives the same bits (docs/design.md). On disk it is JSON
+(`nomul.compiler.plan_file`).
 """
 from __future__ import annotations
 
-import enum
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any, TypeVar
 
 from nomul.compiler.circuits import legal_circuits
 from nomul.compiler.engine import Program, engine_circuits, program
-from nomul.compiler.errors import DataError, PlanError
+from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import Fold, Stage, queue_depths, stages, window_of
 from nomul.compiler.layers import (
     Argmax,
@@ -28,7 +25,7 @@ from nomul.compiler.layers import (
 )
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes
-from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit, WeightMemory
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.tasks import task_cycles, total_cycles
@@ -45,16 +42,12 @@ __all__ = [
     "engine_program",
     "intervals",
     "least_depth",
-    "load_plan",
+    "loads_weights",
     "plan_interval",
-    "plan_json",
     "plan_stages",
     "planned_layers",
+    "refuse_loads",
 ]
-
-VERSION = 1
-
-_Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +126,8 @@ class EnginePlan:
         What codes, weights and constants lie in: block RAM, registered or not.
     codes_in : CodeMemory
         What codes lie in between layers.
+    weights_in : WeightMemory
+        What weights lie in.
     """
 
     lanes: int
@@ -141,6 +136,7 @@ class EnginePlan:
     staircase: StaircaseCircuit
     memories: Storage
     codes_in: CodeMemory = CodeMemory.BLOCK
+    weights_in: WeightMemory = WeightMemory.BLOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +187,18 @@ def engine_program(network: Network, engine: EnginePlan) -> Program:
     """What ``engine`` does for ``network``."""
     return program(network, lanes=engine.lanes, product=engine.product,
                    staircase=engine.staircase, codes_in=engine.codes_in)
+
+
+def loads_weights(plan: Plan) -> bool:
+    """Whether a stream must fill the memory of weights before images are taken."""
+    return plan.engine is not None and plan.engine.weights_in is WeightMemory.SPRAM
+
+
+def refuse_loads(network: Network, plan: Plan, what: str) -> None:
+    """`PlanError` if weights must be loaded, which nothing does for ``what``."""
+    if loads_weights(plan):
+        raise PlanError(f"network {network.name!r} must have its weights in block RAM for {what}: "
+                        "nothing there loads them into SPRAM; build it with --weights-in block")
 
 
 def plan_interval(plan: Plan, network: Network) -> int:
@@ -362,99 +370,3 @@ def unknown_layer(network: Network, name: str) -> PlanError:
     known = ", ".join(layer.name for layer in planned_layers(network))
     return PlanError(f"plan: layer {name!r} must be one of network {network.name!r} that are "
                      f"planned: {known}")
-
-
-def plan_json(plan: Plan) -> str:
-    """``plan`` as JSON text; `load_plan` reads it back."""
-    return json.dumps({"version": VERSION, **asdict(plan)}, indent=2,
-                      default=lambda value: value.value) + "\n"
-
-
-def load_plan(path: Path, network: Network) -> Plan:
-    """The plan in the JSON file at ``path``, checked against ``network``."""
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise DataError(f"plan file '{path}' must be readable ({error.strerror}); "
-                        "check its name") from error
-    except ValueError as error:
-        raise PlanError(f"plan file '{path}' must be JSON ({error}); "
-                        "take the plan.json of a build as an example") from error
-    try:
-        if isinstance(content, dict):
-            content = {"engine": None, **content}  # plans of earlier versions lack it
-        _only(content, {"version", *(field.name for field in fields(Plan))}, "plan")
-        if content["version"] != VERSION:
-            raise PlanError(f"version must be {VERSION}, not {content['version']!r}")
-        plan = Plan(network=_text(content["network"]), input_lanes=_count(content["input_lanes"]),
-                    layers=tuple(_layer_plan(entry) for entry in content["layers"]),
-                    queues=tuple(_queue_plan(entry) for entry in content["queues"]),
-                    engine=content["engine"] and _engine_plan(content["engine"]))
-        check_plan(plan, network)
-    except (PlanError, KeyError, TypeError) as error:
-        raise PlanError(f"plan file '{path}': {error}") from error
-    return plan
-
-
-def _only(content: Any, names: set[str], what: str) -> None:
-    if not isinstance(content, dict):
-        raise PlanError(f"{what} must be an object, not {content!r}")
-    for name in content.keys() ^ names:
-        raise PlanError(f"{what} must have {', '.join(sorted(names))}; "
-                        f"{name!r} is {'missing' if name in names else 'unknown'}")
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PlanError(f"sizes must be whole numbers, not {value!r}")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise PlanError(f"parity must be true or false, not {value!r}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise PlanError(f"names must be text, not {value!r}")
-    return value
-
-
-def _choice(kind: type[_Choice], value: Any) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        raise PlanError(f"{kind.__name__} must be one of {', '.join(c.value for c in kind)}, "
-                        f"not {value!r}") from None
-
-
-def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
-    if isinstance(entry, dict):
-        # Plans of earlier versions lack these.
-        entry = {"buffer_in": Storage.BLOCK.value, "parity": False, **entry}
-    _only(entry, {field.name for field in fields(LayerPlan)}, "layer")
-    return LayerPlan(
-        name=_text(entry["name"]), outputs=_count(entry["outputs"]),
-        inputs=_count(entry["inputs"]), depth=_count(entry["depth"]), parity=_flag(entry["parity"]),
-        product=_choice(ProductCircuit, entry["product"]),
-        staircase=_choice(StaircaseCircuit, entry["staircase"]),
-        **{name: _choice(Storage, entry[name])
-           for name in ("products_in", "weights_in", "constants_in", "buffer_in")})
-
-
-def _engine_plan(entry: dict[str, Any]) -> EnginePlan:
-    _only(entry, {field.name for field in fields(EnginePlan)}, "engine")
-    return EnginePlan(
-        lanes=_count(entry["lanes"]), product=_choice(ProductCircuit, entry["product"]),
-        staircase=_choice(StaircaseCircuit, entry["staircase"]),
-        products_in=_choice(Storage, entry["products_in"]),
-        memories=_choice(Storage, entry["memories"]),
-        codes_in=_choice(CodeMemory, entry["codes_in"]))
-
-
-def _queue_plan(entry: dict[str, Any]) -> QueuePlan:
-    _only(entry, {field.name for field in fields(QueuePlan)}, "queue")
-    return QueuePlan(source=_text(entry["source"]), reader=_text(entry["reader"]),
-                     depth=_count(entry["depth"]))

@@ -27,7 +27,7 @@ from nomul.compiler.plan import (
     unknown_layer,
 )
 from nomul.compiler.values import Codes
-from nomul.hw.circuits import CodeMemory, ProductCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
@@ -88,7 +88,8 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
 
 def make_engine_plan(network: Network, lanes: int, *, input_lanes: int = 1,
                      registered: bool = False,
-                     codes_in: CodeMemory = CodeMemory.BLOCK) -> Plan:
+                     codes_in: CodeMemory = CodeMemory.BLOCK,
+                     weights_in: WeightMemory = WeightMemory.BLOCK) -> Plan:
     """A plan with one engine of so many ``lanes``, and the smallest circuits.
 
     ``registered`` as of `make_plan`. `PlanError` if there is nothing for an engine to do.
@@ -96,7 +97,8 @@ def make_engine_plan(network: Network, lanes: int, *, input_lanes: int = 1,
     products, staircases = engine_circuits(network)
     memories = Storage.REGISTERED if registered else Storage.BLOCK
     engine = EnginePlan(lanes=lanes, product=products[0], products_in=memories,
-                        staircase=staircases[0], memories=memories, codes_in=codes_in)
+                        staircase=staircases[0], memories=memories, codes_in=codes_in,
+                        weights_in=weights_in)
     if products[0] is ProductCircuit.TABLE:
         table = engine_program(network, engine).table
         if table.size <= _LOGIC_TABLE:

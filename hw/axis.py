@@ -8,9 +8,15 @@ from amaranth.hdl import Cat, Module, Shape, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.stream import beats, count_to
 
-__all__ = ["AxisTop", "axis_width"]
+__all__ = ["WEIGHT_PORTS", "AxisTop", "axis_width"]
+
+#: Ports of a network whose weights are loaded.
+WEIGHT_PORTS = {
+    "s_axis_weights_tdata": In(8), "s_axis_weights_tvalid": In(1), "s_axis_weights_tready": Out(1),
+    "s_axis_weights_tlast": In(1), "weights_loaded": Out(1), "weights_failed": Out(1)}
 
 
 def axis_width(shape: Any, lanes: int) -> int:
@@ -35,6 +41,8 @@ class AxisTop(wiring.Component):
         Vectors of a result.
     flags : sequence of Signal
         Signals of the body that are raised by a wrong bit in a table.
+    weights : LoadedWords, optional
+        What in the body is to be loaded before it works. No image is taken until then.
 
     Members
     -------
@@ -47,15 +55,22 @@ class AxisTop(wiring.Component):
         the last of an image.
     parity_error : Out(1)
         Only if there are ``flags``: set, until reset, by each of them.
+    s_axis_weights_tdata, s_axis_weights_tvalid, s_axis_weights_tready, s_axis_weights_tlast
+        Only with ``weights``: what is loaded, 8 bits wide. ``tlast`` marks the last byte, and is
+        needed. A load may come again: between two images the next one waits for its end.
+    weights_loaded, weights_failed : Out(1)
+        Only with ``weights``: whether they are there; whether the last load was wrong, in length or
+        in checksum.
     """
 
     def __init__(self, body: Any, *, i_length: int, o_length: int, o_vectors: int = 1,
-                 flags: Sequence[Signal] = ()) -> None:
+                 flags: Sequence[Signal] = (), weights: LoadedWords | None = None) -> None:
         self.body = body
         self.i_length = i_length
         self.o_length = o_length
         self.o_vectors = o_vectors
         self.flags = tuple(flags)
+        self.weights = weights
         self.i_layout: data.ArrayLayout = body.i.payload.shape()
         self.o_layout: data.ArrayLayout = body.o.payload.shape()
         super().__init__({
@@ -69,6 +84,7 @@ class AxisTop(wiring.Component):
             "m_axis_tlast": Out(1),
             "frame_error": Out(1),
             **({"parity_error": Out(1)} if self.flags else {}),
+            **(WEIGHT_PORTS if weights is not None else {}),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -91,9 +107,20 @@ class AxisTop(wiring.Component):
         _, i_last = count_to(m, "i_beat", beats(self.i_length, self.i_layout.length), put)
         result = self.o_vectors * beats(self.o_length, self.o_layout.length)
         _, o_last = count_to(m, "o_beat", result, get)
+        valid, ready = self.s_axis_tvalid, body.i.ready
+        if (weights := self.weights) is not None:
+            valid, ready = valid & weights.loaded, ready & weights.loaded
+            m.d.comb += [
+                weights.i.p.byte.eq(self.s_axis_weights_tdata),
+                weights.i.p.last.eq(self.s_axis_weights_tlast),
+                weights.i.valid.eq(self.s_axis_weights_tvalid),
+                self.s_axis_weights_tready.eq(weights.i.ready),
+                self.weights_loaded.eq(weights.loaded),
+                self.weights_failed.eq(weights.failed),
+            ]
         m.d.comb += [
-            body.i.valid.eq(self.s_axis_tvalid),
-            self.s_axis_tready.eq(body.i.ready),
+            body.i.valid.eq(valid),
+            self.s_axis_tready.eq(ready),
             self.m_axis_tvalid.eq(body.o.valid),
             body.o.ready.eq(self.m_axis_tready),
             self.m_axis_tlast.eq(o_last),

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CodeMemory", "ProductCircuit", "StaircaseCircuit"]
+__all__ = ["CodeMemory", "ProductCircuit", "StaircaseCircuit", "WeightMemory"]
 
 
 class ProductCircuit(enum.Enum):
@@ -32,3 +32,12 @@ class CodeMemory(enum.Enum):
     """One memory that reads and writes at the same time: block RAM."""
     SINGLE_PORT = "single-port"
     """Two or three memories that do one at a time: SPRAM, where a chip has it."""
+
+
+class WeightMemory(enum.Enum):
+    """What the weights of an engine lie in."""
+
+    BLOCK = "block"
+    """Block RAM, filled by the bitstream."""
+    SPRAM = "spram"
+    """One memory of one port that no bitstream fills: SPRAM. A stream does, after reset."""

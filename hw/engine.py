@@ -7,18 +7,13 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Valu
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.product import ShiftAddProducts
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import count_to, following, vector
 from nomul.hw.table import Storage, look_up
-from nomul.hw.tasks import (
-    Constant,
-    Facts,
-    Task,
-    Walk,
-    place_bits,
-    walk,
-)
+from nomul.hw.tasks import Constant, Facts, Task, Walk, check_places, place_bits, walk
+from nomul.hw.thresholds import search_tables
 
 __all__ = ["Engine", "SharedProducts"]
 
@@ -130,6 +125,9 @@ class Engine(wiring.Component):
         Whether results are sums with their constants, not codes.
     storage : Storage
         Of weights, constants and codes: block RAM, registered or not.
+    loaded : bool
+        Whether the weights are in a memory that a stream fills: ``weights``, whose ports any module
+        may drive and read. Then no image is worked on until they are there.
 
     Members
     -------
@@ -147,7 +145,8 @@ class Engine(wiring.Component):
                  thresholds: Sequence[Sequence[int]] | None, code_shape: ShapeLike,
                  image_shape: ShapeLike, image_length: int, depths: Sequence[int],
                  one_port: bool, acc_shape: ShapeLike,
-                 sum_shape: ShapeLike, o_shape: ShapeLike, raw: bool, storage: Storage) -> None:
+                 sum_shape: ShapeLike, o_shape: ShapeLike, raw: bool, storage: Storage,
+                 loaded: bool = False) -> None:
         self.tasks = tuple(tasks)
         self.words = tuple(tuple(int(entry) for entry in word) for word in words)
         self.products = products
@@ -176,8 +175,12 @@ class Engine(wiring.Component):
             raise ValueError("Memories must be block or registered, not logic")
         if self.thresholds is not None and len({len(row) for row in self.thresholds}) != 1:
             raise ValueError("There must be at least one row of thresholds, all of one length")
+        check_places(self.tasks, self.depths, image_length)
         self.place_bits = place_bits(self.depths, image_length)
         self.address_bits = self.place_bits + max(1, len(self.depths).bit_length())
+        self.loaded = loaded
+        self.weights = LoadedWords(self._packed(), width=self._word_bits,
+                                   storage=storage) if loaded else None
         super().__init__({"i": In(vector(self.image_shape, 1)),
                           "o": Out(vector(self.o_shape, 1))})
 
@@ -206,9 +209,7 @@ class Engine(wiring.Component):
             row.eq(code + facts["table"]),
             products.enable.eq(advance),
             products.codes[0].eq(row),
-            Value.cast(products.indices).eq(look_up(
-                m, "weights", products.lanes * products.index_shape.width, self._packed(),
-                way.weights, advance, self.storage)),
+            Value.cast(products.indices).eq(self._weights(m, way, advance)),
         ]
         staged = _delayed(m, "marks", Cat(get, way.last, way.short, way.ends),
                           self.storage.latency + products.latency, advance)
@@ -236,7 +237,12 @@ class Engine(wiring.Component):
             with m.State("FETCH"):
                 m.next = "START"
             with m.State("START"):
-                m.d.comb += start.eq(there | ~facts["reads_image"])
+                may_start: Value = there | ~facts["reads_image"]
+                if self.weights is not None:
+                    # Loads come between images.
+                    m.d.comb += self.weights.free.eq(number == 0)
+                    may_start &= (number != 0) | (self.weights.loaded & ~self.weights.i.valid)
+                m.d.comb += start.eq(may_start)
                 with m.If(start):
                     m.next = "RUN"
             with m.State("RUN"):
@@ -250,6 +256,19 @@ class Engine(wiring.Component):
                     m.next = "FETCH"
 
         return m
+
+    @property
+    def _word_bits(self) -> int:
+        return self.products.lanes * int(self.products.index_shape.width)
+
+    def _weights(self, m: Module, way: Walk, advance: Value) -> Value:
+        """The weights of all lanes."""
+        if self.weights is None:
+            return look_up(m, "weights", self._word_bits, self._packed(), way.weights, advance,
+                           self.storage)
+        m.submodules.weights = words = self.weights
+        m.d.comb += [words.address.eq(way.weights), words.enable.eq(advance)]
+        return words.word
 
     def _packed(self) -> list[int]:
         """Words of weights, as the products want them."""
@@ -385,12 +404,8 @@ class Engine(wiring.Component):
         assert self.thresholds is not None
         bits, shape = self._code_bits, signed(self.sum_shape.width + 1)
         never = 1 << self.sum_shape.width - 1
-        rows = [(*row, *[never] * ((1 << bits) - 1 - len(row))) for row in self.thresholds]
         code: Value = Const(0, 0)
-        for bit in range(bits):
-            span = 1 << bits - bit  # codes still possible before this bit is known
-            table = [row[prefix * span + span // 2 - 1]
-                     for row in rows for prefix in range(1 << bit)]
+        for bit, table in enumerate(search_tables(self.thresholds, never)):
             address = Signal(range(max(2, len(table))), name=f"threshold_{bit}")
             m.d.comb += address.eq(Cat(code, row))
             threshold = look_up(m, f"thresholds_{bit}", shape, table, address, flow, self.storage)

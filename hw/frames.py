@@ -7,24 +7,19 @@ from its start. This is the framing of RFC 1662 with its 32-bit check sequence.
 """
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from nomul.hw.crc import CRC_BYTES, CRC_RESIDUE, CRC_START, crc_step
 from nomul.hw.uart import received_byte
 
-__all__ = ["CRC_BYTES", "ESCAPE", "ESCAPED", "FLAG", "Framer", "Unframer", "frame_byte",
-           "frame_event"]
+__all__ = ["ESCAPE", "ESCAPED", "FLAG", "Framer", "Unframer", "frame_byte", "frame_event"]
 
 FLAG = 0x7E
 ESCAPE = 0x7D
 ESCAPED = 0x20
 """What an escaped byte is inverted by."""
-CRC_BYTES = 4
-
-_POLYNOMIAL = 0xEDB88320  # of CRC-32, its lowest bit first
-_START = 0xFFFFFFFF
-_RESIDUE = 0xDEBB20E3  # what any bytes and their checksum leave
 
 
 def frame_byte() -> data.StructLayout:
@@ -35,11 +30,6 @@ def frame_byte() -> data.StructLayout:
 def frame_event() -> data.StructLayout:
     """A byte of a frame; or its end, and whether the frame is good."""
     return data.StructLayout({"byte": 8, "end": 1, "good": 1})
-
-
-def _crc_step(crc: Value, bit: Value) -> Value:
-    """CRC-32 after one more bit."""
-    return (crc >> 1) ^ Mux(crc[0] ^ bit, Const(_POLYNOMIAL, 32), 0)
 
 
 class Unframer(wiring.Component):
@@ -73,7 +63,7 @@ class Unframer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        crc = Signal(32, init=_START)
+        crc = Signal(32, init=CRC_START)
         bits = Signal(8)
         left = Signal(range(9))  # bits that the checksum lacks
         escaped = Signal()
@@ -87,16 +77,16 @@ class Unframer(wiring.Component):
             self.i.ready.eq((left == 0) & (~self.o.valid | self.o.ready)),
         ]
         with m.If(left != 0):
-            m.d.sync += [crc.eq(_crc_step(crc, bits[0])), bits.eq(bits >> 1), left.eq(left - 1)]
+            m.d.sync += [crc.eq(crc_step(crc, bits[0])), bits.eq(bits >> 1), left.eq(left - 1)]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(self.i.valid & self.i.ready):
             with m.If((byte == FLAG) & ~self.i.p.damaged):
                 m.d.sync += [
                     self.o.p.end.eq(1),
-                    self.o.p.good.eq((crc == _RESIDUE) & ~escaped & ~bad),
+                    self.o.p.good.eq((crc == CRC_RESIDUE) & ~escaped & ~bad),
                     self.o.valid.eq(~empty | escaped | bad),
-                    crc.eq(_START), escaped.eq(0), bad.eq(0), empty.eq(1),
+                    crc.eq(CRC_START), escaped.eq(0), bad.eq(0), empty.eq(1),
                 ]
             with m.Elif(self.i.p.damaged):
                 m.d.sync += [bad.eq(1), escaped.eq(0)]
@@ -165,7 +155,7 @@ class Framer(wiring.Component):
 
         with m.FSM(name="part"):
             with m.State("flag"):
-                m.d.sync += [crc.eq(_START), sent.eq(0)]
+                m.d.sync += [crc.eq(CRC_START), sent.eq(0)]
                 with m.If(free & self.i.valid):
                     flag()
                     m.next = "take"
@@ -181,7 +171,7 @@ class Framer(wiring.Component):
                         m.next = "count"
             with m.State("count"):
                 with m.If(left != 0):
-                    m.d.sync += [crc.eq(_crc_step(crc, byte[0])), byte.eq(byte >> 1),
+                    m.d.sync += [crc.eq(crc_step(crc, byte[0])), byte.eq(byte >> 1),
                                  left.eq(left - 1)]
                 with m.Elif(last):
                     m.next = "take checksum"

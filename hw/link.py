@@ -15,7 +15,8 @@ from amaranth.lib.wiring import In, Out
 
 from nomul.hw.argmax import Argmax
 from nomul.hw.branch import Fork, Queue
-from nomul.hw.frames import CRC_BYTES, Framer, Unframer, frame_byte, frame_event
+from nomul.hw.crc import CRC_BYTES
+from nomul.hw.frames import Framer, Unframer, frame_byte, frame_event
 from nomul.hw.stream import Regroup, count_to, pipe, vector
 from nomul.hw.uart import received_byte
 

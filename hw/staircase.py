@@ -6,23 +6,20 @@ it stands, where there is something to add, an `Offset`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.hdl import Module, Mux, Shape, ShapeLike, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from nomul.hw.stream import beats, following, vector
-from nomul.hw.table import Cycle, Storage, check_rows, look_up, merge_flags, parity_flag
+from nomul.hw.stream import vector
+from nomul.hw.table import Cycle, Storage, check_rows, parity_flag
 
-__all__ = ["Comparators", "Offset", "Search", "ShiftClip", "ShiftClipRows"]
-
-# Rows of which one LUT4 holds a bit.
-_LOGIC_ROWS = 16
+__all__ = ["Offset", "ShiftClip", "ShiftClipRows", "constant_rows", "take_beats"]
 
 
-def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage,
-               flag: Signal | None) -> Cycle:
+def constant_rows(rows: Sequence[int], size: int, lanes: int, storage: Storage,
+                  flag: Signal | None) -> Cycle:
     """A row of ``size`` bits for each lane of each beat; a single row is the same for all."""
     if len(rows) == 1:
         words = [sum(rows[0] << lane * size for lane in range(lanes))]
@@ -32,7 +29,7 @@ def _constants(rows: Sequence[int], size: int, lanes: int, storage: Storage,
     return Cycle(unsigned(size * lanes), words, storage=storage, flag=flag)
 
 
-def _handshake(m: Module, unit: Offset | Comparators, constants: Cycle) -> Signal:
+def take_beats(m: Module, unit: Any, constants: Cycle) -> Signal:
     """Take a beat with its constants whenever the register of the output is free: when that is."""
     take = Signal(name="take")
     m.d.comb += [
@@ -102,10 +99,10 @@ class Offset(wiring.Component):
 
         # Only as wide as the sum: what an offset would add above that wraps back.
         width = self.o_shape.width
-        m.submodules.constants = constants = _constants(
+        m.submodules.constants = constants = constant_rows(
             [offset % (1 << width) for offset in self.offsets], width, self.lanes, self.storage,
             self.parity_error)
-        take = _handshake(m, self, constants)
+        take = take_beats(m, self, constants)
         with m.If(take):
             for lane in range(self.lanes):
                 offset = constants.row.word_select(lane, width).as_signed()
@@ -245,7 +242,7 @@ class ShiftClipRows(wiring.Component):
         width, least = self.sum_shape.width, min(self.shifts)
         more = (max(self.shifts) - least).bit_length()
         size = width + more + 1
-        m.submodules.constants = constants = _constants(
+        m.submodules.constants = constants = constant_rows(
             [(offset + sign) % (1 << width) | shift - least << width | sign << width + more
              for offset, shift, sign in zip(self.offsets, self.shifts, self.negate, strict=True)],
             size, self.lanes, self.storage, self.parity_error)
@@ -274,191 +271,4 @@ class ShiftClipRows(wiring.Component):
                     self.o.payload[lane].eq(Mux(steps < 0, 0, code)),
                 ]
 
-        return m
-
-
-class _Thresholds(wiring.Component):
-    """Staircases whose thresholds are any: what `Comparators` and `Search` have in common.
-
-    Parameters
-    ----------
-    shape : shape-like
-        Signed shape of an element.
-    thresholds : sequence of rows of int, shape [rows, codes - 1]
-        Each row in increasing order, within ``shape`` or one above it (never passed);
-        a row for each element of a vector, or a single one for all.
-    falling : sequence of bool, shape [rows]
-        The code counts the thresholds that the element is at most, instead of at least.
-    lanes : int
-        Elements to a beat; at least 1.
-    storage : Storage
-        What holds the thresholds, but in logic those of a `Search` that are read by 4 bits.
-    parity : bool
-        Whether words of its tables have a parity bit, which raises ``parity_error``, a signal that
-        any module may read.
-
-    Members
-    -------
-    i : In(vector(shape, lanes))
-        Elements.
-    o : Out(vector(code_shape, lanes))
-        Codes.
-    """
-
-    i: stream.Interface
-    o: stream.Interface
-
-    def __init__(self, shape: ShapeLike, thresholds: Sequence[Sequence[int]], *,
-                 falling: Sequence[bool], lanes: int, storage: Storage,
-                 parity: bool = False) -> None:
-        self.shape = Shape.cast(shape)
-        # One bit more, so that one above the largest element is a threshold too.
-        self.threshold_shape = signed(self.shape.width + 1)
-        self.thresholds = tuple(check_rows(self.threshold_shape, row) for row in thresholds)
-        self.falling = tuple(bool(f) for f in falling)
-        if not self.thresholds or len({len(row) for row in self.thresholds}) != 1:
-            raise ValueError("There must be at least one row of thresholds, all of one length")
-        if len(self.falling) != len(self.thresholds) or not self.thresholds[0] or lanes < 1:
-            raise ValueError("There must be a direction for each row, at least one threshold "
-                             "in a row and at least one lane")
-        if any(a > b for row in self.thresholds for a, b in pairwise(row)):
-            raise ValueError("Thresholds must be in increasing order")
-        self.lanes = lanes
-        self.storage = storage
-        self.parity_error = parity_flag(parity)
-        self.codes = len(self.thresholds[0]) + 1
-        self.code_shape = Shape.cast(range(self.codes))
-        super().__init__({"i": In(vector(self.shape, lanes)),
-                          "o": Out(vector(self.code_shape, lanes))})
-
-    def _rising(self, row: int) -> tuple[int, ...]:
-        """Thresholds of a row for the inverted element, if it falls: x <= t is ~x >= ~t."""
-        if not self.falling[row]:
-            return self.thresholds[row]
-        return tuple(~t for t in reversed(self.thresholds[row]))
-
-
-class Comparators(_Thresholds):
-    """One comparator for each threshold and lane; the code is the number that are passed.
-
-    All paths from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally
-    on ``o.ready``. For many thresholds `Search` is smaller.
-
-    Latency: 1 cycle. Throughput: 1 beat a cycle.
-    """
-
-    latency = 1
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-
-        width, count = self.threshold_shape.width, self.codes - 1
-        rows = [sum(t % (1 << width) << n * width for n, t in enumerate(self._rising(row)))
-                | self.falling[row] << count * width for row in range(len(self.thresholds))]
-        size = count * width + 1
-        m.submodules.constants = constants = _constants(rows, size, self.lanes, self.storage,
-                                                        self.parity_error)
-        take = _handshake(m, self, constants)
-        with m.If(take):
-            for lane in range(self.lanes):
-                row = constants.row.word_select(lane, size)
-                element = Signal(self.shape, name=f"element_{lane}")
-                m.d.comb += element.eq(
-                    self.i.payload[lane] ^ row[-1].replicate(self.shape.width))
-                passed = [element >= row.word_select(n, width).as_signed() for n in range(count)]
-                m.d.sync += self.o.payload[lane].eq(sum(passed))
-
-        return m
-
-
-class Search(_Thresholds):
-    """Binary search among the thresholds: one bit of the code after the other, pipelined.
-
-    A code of n bits takes n comparators, whatever the number of thresholds. All paths
-    from ``i`` to ``o`` are registered; ``i.ready`` depends combinationally on ``o.ready``.
-
-    Latency: 1 cycle and ``storage.latency`` for each bit of the code, and 1 more. Throughput: 1
-    beat a cycle.
-    """
-
-    @property
-    def latency(self) -> int:
-        return (1 + self.storage.latency) * int(self.code_shape.width) + 1
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-
-        bits = self.code_shape.width
-        never = (1 << self.shape.width - 1)
-        full = [(*self._rising(row), *[never] * ((1 << bits) - self.codes))
-                for row in range(len(self.thresholds))]
-        steps = beats(len(full), self.lanes)
-        row_width = (steps - 1).bit_length()
-
-        advance = Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
-        valid: Value = self.i.valid
-        row = Signal(range(steps))
-        with m.If(advance & valid):
-            m.d.sync += row.eq(following(row, steps))
-
-        def register(name: str, value: Value) -> Signal:
-            stage = Signal(Value.cast(value).shape(), name=name)
-            with m.If(advance):
-                m.d.sync += stage.eq(value)
-            return stage
-
-        # Stage 0 inverts falling elements; then each bit takes a read and a comparison.
-        elements = []
-        for lane in range(self.lanes):
-            flips = [self.falling[n * self.lanes + lane] if len(full) > 1
-                     and n * self.lanes + lane < len(full) else self.falling[0]
-                     for n in range(steps)]
-            flip = Signal(name=f"flip_{lane}")
-            with m.Switch(row):
-                for n, value in enumerate(flips):
-                    with m.Case(n):
-                        m.d.comb += flip.eq(int(value))
-            elements.append(register(
-                f"element_{lane}",
-                (self.i.payload[lane].as_unsigned()
-                 ^ flip.replicate(self.shape.width)).as_signed()))
-        at: Value = register("row_in", row)
-        valid = register("valid_in", valid)
-        flags: list[Signal | None] = []
-        codes: list[Value] = [Signal(0, name=f"none_{lane}") for lane in range(self.lanes)]
-
-        for bit in range(bits):
-            span = 1 << bits - bit  # codes still possible before this bit is known
-            fetched = []
-            for lane in range(self.lanes):
-                table = [full[min(n * self.lanes + lane, len(full) - 1) if len(full) > 1 else 0]
-                         [prefix * span + span // 2 - 1]
-                         for n in range(steps) for prefix in range(1 << bit)]
-                storage = self.storage if len(table) > _LOGIC_ROWS else Storage.LOGIC
-                address = Signal(range(max(2, len(table))), name=f"address_{bit}_{lane}")
-                m.d.comb += address.eq(Cat(codes[lane], at[:row_width] if row_width else Signal(0)))
-                flags.append(parity_flag(self.parity_error is not None))
-                threshold = look_up(m, f"thresholds_{bit}_{lane}", self.threshold_shape, table,
-                                    address, advance, storage, flags[-1])
-                for n in range(self.storage.latency - storage.latency):
-                    threshold = register(f"threshold_{bit}_{lane}_{n}", threshold)
-                fetched.append(threshold)
-            for n in range(self.storage.latency):
-                elements = [register(f"fetched_{bit}_{lane}_{n}", e)
-                            for lane, e in enumerate(elements)]
-                codes = [register(f"prefix_{bit}_{lane}_{n}", c) for lane, c in enumerate(codes)]
-                at, valid = register(f"row_{bit}_a{n}", at), register(f"valid_{bit}_a{n}", valid)
-
-            passed = [elements[lane] >= fetched[lane].as_signed() for lane in range(self.lanes)]
-            codes = [register(f"code_{bit}_{lane}", Cat(passed[lane], codes[lane]))
-                     for lane in range(self.lanes)]
-            elements = [register(f"compared_{bit}_{lane}", e) for lane, e in enumerate(elements)]
-            at = register(f"row_{bit}_b", at)
-            valid = register(f"valid_{bit}_b", valid)
-
-        merge_flags(m, self.parity_error, flags)
-        m.d.comb += self.o.valid.eq(valid)
-        for lane in range(self.lanes):
-            m.d.comb += self.o.payload[lane].eq(codes[lane])
         return m

@@ -3,14 +3,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
 
 from nomul.hw.table import Storage, look_up
 
-__all__ = ["Constant", "Facts", "Padding", "Task", "Walk", "place_bits", "task_cycles",
-           "total_cycles", "walk"]
+__all__ = ["Constant", "Facts", "Padding", "Task", "Walk", "check_places", "place_bits",
+           "task_cycles", "total_cycles", "walk"]
 
 # Loops of a task, the innermost one first: those of the kernel, and the others.
 _TAPS, _LOOPS = 3, 7
@@ -114,6 +115,38 @@ class Task:
         """Terms of a sum, and cycles of a pass."""
         return prod(self.count(loop) for loop in range(_TAPS))
 
+    @property
+    def results(self) -> int:
+        """Sums of the whole task."""
+        return self.outputs * self.count(_GROUP) * self.count(_COLUMN) * self.count(_ROW)
+
+    def reads(self) -> list[tuple[int, int]]:
+        """Spans of addresses that are read, each from its first one to its last one; a loop of two
+        turns may go to another span. None if all lies in the padding."""
+        origin, loops = self.origin, list(self.loops)
+        if spot := self.padding:
+            # In the image's own coordinates, and of those only what is inside.
+            for kernel, outer, before, size in ((1, _COLUMN, spot.left, spot.width),
+                                                (2, _ROW, spot.top, spot.height)):
+                distance = loops[kernel][1]
+                inside = [at for at in {
+                    position * spot.stride + tap - before
+                    for position in range(self.count(outer)) for tap in range(self.count(kernel))}
+                    if 0 <= at < size]
+                if not inside:
+                    return []
+                origin += distance * (before + min(inside))
+                loops[kernel] = max(inside) - min(inside) + 1, distance
+                loops[outer] = 1, 0
+        spans = []
+        wide = [(count - 1) * distance for count, distance in loops if count > 2]
+        for jumps in product(*((0, distance) for count, distance in loops
+                               if count == 2 and distance)):
+            first = origin + sum(jumps)
+            spans.append((first + sum(min(0, way) for way in wide),
+                          first + sum(max(0, way) for way in wide)))
+        return spans
+
     def cycles(self, lanes: int) -> int:
         """Cycles from the first term to the last sum that leaves the accumulators, which wait for
         each other where there are few terms."""
@@ -145,6 +178,25 @@ def place_bits(depths: Sequence[int], image_length: int) -> int:
     """Bits of a place in the largest memory of an engine; the address bits above them are the
     memory's number."""
     return max(1, (max(*depths, image_length, 2) - 1).bit_length())
+
+
+def check_places(tasks: Sequence[Task], depths: Sequence[int], image_length: int) -> None:
+    """`ValueError` unless all that ``tasks`` read and write lies in the memories of ``depths``, or,
+    where it is read, in the image."""
+    bits, sizes = place_bits(depths, image_length), [*depths, image_length]
+    for number, task in enumerate(tasks):
+        spans = [("read", *span) for span in task.reads()]
+        if task.target is not None:
+            spans.append(("write", task.target, task.target + task.results - 1))
+        for what, first, last in spans:
+            bank = first >> bits
+            held = sizes if what == "read" else sizes[:-1]
+            if not 0 <= bank < len(held) or last >= (bank << bits) + held[bank]:
+                raise ValueError(
+                    f"Task {number} must {what} addresses of one memory, not {first} to {last}; "
+                    "memories are " + (", ".join(
+                        f"{n << bits} to {(n << bits) + depth - 1}" for n, depth in enumerate(held))
+                        or "none"))
 
 
 def task_cycles(tasks: Sequence[Task], *, lanes: int, read: int, multiply: int, search_bits: int,

@@ -10,9 +10,10 @@
 #include "ports.h"
 
 // Arguments: input and output file, bytes of a beat in, beats of an image, bytes of a beat out,
-// beats of a result, stall of 65536, seed, most cycles without a beat.
+// beats of a result, stall of 65536, seed, most cycles without a beat, file of weights. The weights
+// are sent first where the circuit has a port for them (WEIGHTS); images are offered meanwhile.
 int main(int argc, char** argv) {
-    if (argc != 10) { std::fprintf(stderr, "Error: wrong arguments\n"); return 1; }
+    if (argc != 11) { std::fprintf(stderr, "Error: wrong arguments\n"); return 1; }
     const Bytes images = read(argv[1]);
     const size_t i_bytes = std::stoul(argv[3]), i_beats = std::stoul(argv[4]);
     const size_t o_bytes = std::stoul(argv[5]), o_beats = std::stoul(argv[6]);
@@ -34,6 +35,12 @@ int main(int argc, char** argv) {
     for (int n = 0; n < 3; ++n) clock();
     top->rst = 0;
 
+#ifdef WEIGHTS
+    const Bytes weights = read(argv[10]);
+    size_t loaded = 0;
+    bool offered_weights = false;
+    top->s_axis_weights_tvalid = 0;
+#endif
     Bytes beat(o_bytes);
     size_t sent = 0, taken = 0;  // beats
     const size_t send = count * i_beats, take = count * o_beats;
@@ -48,7 +55,25 @@ int main(int argc, char** argv) {
             top->s_axis_tlast = (sent + 1) % i_beats == 0;
         }
         top->m_axis_tready = (random() & 0xffff) >= stall;
+#ifdef WEIGHTS
+        if (!offered_weights && loaded < weights.size())
+            offered_weights = (random() & 0xffff) >= stall;
+        top->s_axis_weights_tvalid = offered_weights;
+        if (offered_weights) {
+            top->s_axis_weights_tdata = weights[loaded];
+            top->s_axis_weights_tlast = loaded + 1 == weights.size();
+        }
+        if (top->weights_failed) {
+            std::fprintf(stderr, "Error: the weights are refused\n");
+            return 1;
+        }
+#endif
         top->eval();
+#ifdef WEIGHTS
+        if (offered_weights && top->s_axis_weights_tready) {
+            ++loaded, offered_weights = false, last = cycle;
+        }
+#endif
         if (offered && top->s_axis_tready) { ++sent, offered = false, last = cycle; }
         if (top->m_axis_tvalid && top->m_axis_tready) {
             get(top->m_axis_tdata, beat.data(), o_bytes);

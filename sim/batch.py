@@ -113,7 +113,9 @@ def play_all(network: Network, circuit: Emitted, codes: Ints, *, byte_wide: bool
         folder = Path(name)
         for file, content in {**(files or {}), "network.v": circuit.verilog}.items():
             (folder / file).write_text(content)
-        compile_program("batch", network.name, folder, report)
+        (folder / "weights").write_bytes(circuit.weights)
+        compile_program("batch", network.name, folder, report,
+                        *(("-CFLAGS", "-DWEIGHTS") if circuit.weights else ()))
         parts = np.array_split(np.arange(len(codes)), min(jobs or os.cpu_count() or 1, len(codes)))
         for number, part in enumerate(parts):
             (folder / f"{number}.in").write_bytes(images_as_bytes(codes[part], circuit.s_axis))
@@ -164,6 +166,6 @@ def _run(folder: Path, count: int, sizes: Sequence[int], stall: float, seed: int
             report("simulate", sum(done), images)
 
     run_programs([[str(folder / "batch"), f"{number}.in", f"{number}.out", *map(str, sizes),
-                   str(int(stall * 65536)), str(seed + number), str(_PATIENCE)]
+                   str(int(stall * 65536)), str(seed + number), str(_PATIENCE), "weights"]
                   for number in range(count)], folder, follow)
     return sum(cycles)

@@ -64,9 +64,13 @@ async def play(dut: Any, run: dict[str, Any]) -> None:
     dut.rst.value, dut.s_axis_tvalid.value, dut.m_axis_tready.value = 1, 0, 0
     dut.s_axis_tdata.value, dut.s_axis_tlast.value = 0, 0
     dut.run.value, dut.images.value = run["number"], count
+    dut.weights_stall.value = run["weights_stall"]
     await ClockCycles(dut.clk, 3)
     dut.rst.value = 0
     await RisingEdge(dut.clk)
+    if run["wait"] and not int(dut.ready_to_play.value):
+        await First(RisingEdge(dut.ready_to_play), Timer(run["limit"] * PERIOD, unit="ns"))
+        await RisingEdge(dut.clk)
 
     async def produce() -> None:
         lanes, bits = run["lanes"], run["bits"]

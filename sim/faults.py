@@ -23,7 +23,7 @@ from nomul.compiler.emit import Emitted, Port, verilog_digest
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.flow import hardware_source
 from nomul.compiler.network import Argmax, Network
-from nomul.compiler.plan import Plan
+from nomul.compiler.plan import Plan, refuse_loads
 from nomul.compiler.values import Ints
 from nomul.sim.golden import check_images, run
 from nomul.sim.records import beats_of
@@ -172,10 +172,13 @@ def faults_bench(network: Network, plan: Plan, circuit: Emitted, codes: Ints, *,
     ------
     DataError
         If network, Verilog and images do not belong together.
+    PlanError
+        If weights must be loaded.
     ToolError
         If a tool is missing or fails, or the circuit does not give the golden model's scores.
     """
     simulator = check_simulator()
+    refuse_loads(network, plan, "upsets")
     check_run(network, 0.0, {"Verilog": verilog_digest(circuit.verilog)})
     codes = check_images(network, codes)
     if not len(codes):

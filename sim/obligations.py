@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Assert, Assume, Const, Elaboratable, Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Assume, Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from nomul.hw.engine import SharedProducts
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import MaskedProducts, Products
 from nomul.hw.table import Cycle
@@ -26,8 +27,8 @@ from nomul.sim.formal import (
     stream_ports,
 )
 
-__all__ = ["Example", "GivesRows", "Multiplies", "Obligation", "each_element", "elements",
-           "in_beats", "looked_up", "total"]
+__all__ = ["Example", "GivesRows", "LoadsRight", "Multiplies", "Obligation", "each_element",
+           "elements", "in_beats", "looked_up", "total"]
 
 Factory = Callable[[], Any]
 
@@ -308,5 +309,37 @@ class GivesRows(Elaboratable):  # type: ignore[misc]
         m.d.comb += [
             Assert(first | ~dut.valid | (Value.cast(dut.row) == looked_up(self.rows, number))),
             Assert(first | ~was_valid | dut.valid),
+        ]
+        return m
+
+
+class LoadsRight(Elaboratable):  # type: ignore[misc]
+    """Once words are loaded, those that are read are the right ones, whatever was sent."""
+
+    def __init__(self, dut: LoadedWords, words: Sequence[int]) -> None:
+        self.dut = dut
+        self.words = words
+
+    @property
+    def inputs(self) -> list[Value]:
+        dut = self.dut
+        return [Value.cast(dut.i.payload), dut.i.valid, dut.free, dut.address, dut.enable]
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.dut = dut = self.dut
+        first = first_cycle(m)
+        # Whether there were words to read, and where.
+        reads: list[Value] = [Cat(dut.loaded, dut.address)]
+        for n in range(dut.latency):
+            stage = Signal(len(reads[0]), name=f"read_{n}")
+            with m.If(dut.enable):
+                m.d.sync += stage.eq(reads[-1])
+            reads.append(stage)
+        known, address = reads[-1][0], reads[-1][1:]
+        m.d.comb += [
+            Assert(first | ~known | (address >= len(self.words))
+                   | (dut.word == looked_up(self.words, address))),
+            Assert(first | ~dut.loaded | ~dut.failed),
         ]
         return m

@@ -23,6 +23,7 @@ from nomul.hw.engine import Engine, SharedProducts
 from nomul.hw.fill import ZeroAbsent
 from nomul.hw.graph import Graph
 from nomul.hw.lanewise import LanewiseMax, LanewiseSums
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import (
     MaskedProducts,
@@ -32,16 +33,18 @@ from nomul.hw.product import (
 )
 from nomul.hw.replay import Replay
 from nomul.hw.sparse import SparseDots
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, vector
 from nomul.hw.table import Cycle, Storage
 from nomul.hw.tasks import Constant, Task
+from nomul.hw.thresholds import Comparators, Search
 from nomul.hw.unrolled import AdderGraph, Sum, Term, UnrolledDots
 from nomul.hw.window import Windows
 from nomul.sim.formal import Beats
 from nomul.sim.obligations import (
     Example,
     GivesRows,
+    LoadsRight,
     Multiplies,
     Obligation,
     each_element,
@@ -456,12 +459,22 @@ def _packed(storage: Storage) -> Callable[[int], PackedCycle]:
                                       encoding=range(8), width=3, storage=storage)
 
 
+def _loads(words: Sequence[int], other: Sequence[int], storage: Storage, *, width: int,
+           ) -> Obligation:
+    def make(given: Sequence[int]) -> LoadsRight:
+        return LoadsRight(LoadedWords(given, width=width, storage=storage), words)
+    return Obligation(
+        component=LoadedWords, sizes=f"{len(words)} words of {width} bits, {storage.value}",
+        claim="once loaded, words are those that were to be", twin="one word is another one",
+        make=lambda: make(words), broken=lambda: make(other), slow=width > 8)
+
+
 _POWERS = ((0, 1, 2, 3), (0, -4, -8, -12), (0, 0, 0, 0), (0, 2, 4, 6), (0, -1, -2, -3))
 _ANY = ((0, 3, -5), (0, 0, 7), (0, -1, 1))
 _EVEN = ((0, -3, -6), (0, -1, -2), (0, 1, 2), (0, 3, 6))
 _FEW = ((0, 3, 6), (0, -7, -14), (0, 1, 2))
 
-#: What is proved of components without streams.
+#: What is proved of components that give no stream.
 OTHERS = (
     _multiplies("powers of two, 5 x 4, 2 lanes, 2 inputs",
                 lambda table: ShiftAddProducts(table, lanes=2, inputs=2), _POWERS,
@@ -486,6 +499,9 @@ OTHERS = (
     *(_gives_rows(PackedCycle, f"4 rows of 2 fields, {storage.value}", _packed(storage),
                   [2 | 4 << 3, 3 | 7 << 3, 1 | 6 << 3, 1 | 5 << 3])
       for storage in (Storage.LOGIC, Storage.BLOCK)),
+    _loads([5, 2], [5, 3], Storage.BLOCK, width=3),
+    _loads([5, 2], [4, 2], Storage.REGISTERED, width=3),
+    _loads([0x5a1, 0x203], [0x5a1, 0x213], Storage.BLOCK, width=11),
 )
 
 #: All that is proved of ``nomul.hw``.

@@ -23,7 +23,7 @@ from nomul.compiler.plan import (
 )
 from nomul.compiler.planner import make_plan
 from nomul.compiler.values import Levels, Staircase
-from nomul.hw.circuits import CodeMemory, ProductCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
@@ -196,7 +196,8 @@ def random_engine_plan(network: Network, seed: int) -> Plan:
             staircase=staircases[rng.integers(len(staircases))],
             products_in=[Storage.LOGIC, *memories][rng.integers(3)],
             memories=memories[rng.integers(2)],
-            codes_in=[CodeMemory.BLOCK, CodeMemory.SINGLE_PORT][rng.integers(2)]))
+            codes_in=[CodeMemory.BLOCK, CodeMemory.SINGLE_PORT][rng.integers(2)],
+            weights_in=[WeightMemory.BLOCK, WeightMemory.SPRAM][rng.integers(2)]))
     check_plan(plan, network)
     return plan
 

@@ -40,6 +40,26 @@ module {name}_recorder #(parameter BITS = 1, parameter BEATS = 1, parameter FILE
 endmodule
 """
 
+# Sends the bytes of a file, in hexadecimal, after each reset; `stall` of 256 times it waits.
+_LOADER = """\
+module {name}_loader #(parameter BYTES = 1, parameter FILE = "")
+    (input clk, input rst, input [7:0] stall, output [7:0] tdata, output reg tvalid, input tready,
+     output tlast);
+  reg [7:0] content [0:BYTES-1];
+  reg [31:0] place, random;
+  wire [31:0] next = place + (tvalid && tready);
+  assign tdata = content[place];
+  assign tlast = place == BYTES - 1;
+  initial $readmemh(FILE, content);
+  always @(posedge clk) begin
+    random <= rst ? 32'h2545f491
+        : {{random[30:0], random[31] ^ random[21] ^ random[1] ^ random[0]}};
+    place <= rst ? 0 : next;
+    tvalid <= !rst && next < BYTES && ((tvalid && !tready) || random[7:0] >= stall);
+  end
+endmodule
+"""
+
 
 def beats_of(shape: tuple[int, ...], lanes: int) -> int:
     """Beats of a layer's output of ``shape``: its last axis is a vector, which starts a beat."""
@@ -54,6 +74,9 @@ def bench_verilog(name: str, circuit: Emitted, beats: list[int]) -> str:
 
     - ``run``: number that is written with every beat; ``images``: how many are due;
     - ``cycle``: clock cycles since reset;
+    - ``weights_stall``: of 256 cycles, those that a byte of the weights waits, where weights are to
+      be loaded: from the file ``weights.hex``, after each reset; ``ready_to_play``: they are there,
+      or not needed;
     - ``done``: all beats of all images have come, everywhere.
 
     Parameters
@@ -73,18 +96,33 @@ def bench_verilog(name: str, circuit: Emitted, beats: list[int]) -> str:
         for number, ((bits, wire), count) in enumerate(zip(streams, beats, strict=True)))
     ports = ("s_axis_tdata", "s_axis_tvalid", "s_axis_tready", "s_axis_tlast", "m_axis_tdata",
              "m_axis_tvalid", "m_axis_tready", "m_axis_tlast", "frame_error", "clk", "rst")
-    return _RECORDER.format(name=name) + f"""\
+    links, loader, text = [f".{port}({port})" for port in ports], "", _RECORDER.format(name=name)
+    if circuit.weights:
+        text += _LOADER.format(name=name)
+        beat = ("tdata", "tvalid", "tready", "tlast")
+        links += [*(f".s_axis_weights_{part}(weights_{part})" for part in beat),
+                  ".weights_loaded(ready_to_play)"]
+        loader = f"""\
+  wire [7:0] weights_tdata;
+  wire weights_tvalid, weights_tready, weights_tlast;
+  {name}_loader #(.BYTES({len(circuit.weights)}), .FILE("weights.hex")) loader
+      (.clk(clk), .rst(rst), .stall(weights_stall),
+       {', '.join(f'.{part}(weights_{part})' for part in beat)});
+"""
+    else:
+        loader = "  assign ready_to_play = 1;\n"
+    return text + f"""\
 module {name}_bench
-    (input clk, input rst, input [7:0] run, input [31:0] images,
+    (input clk, input rst, input [7:0] run, input [31:0] images, input [7:0] weights_stall,
      input [{i_bits - 1}:0] s_axis_tdata, input s_axis_tvalid, output s_axis_tready,
      input s_axis_tlast, output [{o_bits - 1}:0] m_axis_tdata, output m_axis_tvalid,
      input m_axis_tready, output m_axis_tlast, output frame_error,
-     output reg [47:0] cycle, output done);
+     output reg [47:0] cycle, output done, output ready_to_play);
   wire [{len(beats) - 1}:0] seen;
   assign done = &seen;
   always @(posedge clk) cycle <= rst ? 0 : cycle + 1;
-  {name} network ({', '.join(f'.{port}({port})' for port in ports)});
-{recorders}endmodule
+  {name} network ({', '.join(links)});
+{loader}{recorders}endmodule
 """
 
 

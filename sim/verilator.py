@@ -204,6 +204,7 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
         beats = [beats_of(network.wires[port.layer].shape, port.lanes)
                  for port in (*circuit.taps, circuit.m_axis)]
         (folder / "network.v").write_text(circuit.verilog)
+        (folder / "weights.hex").write_text(circuit.weights.hex("\n"))
         (folder / "bench.v").write_text(bench_verilog(network.name, circuit, beats))
         (folder / "bench.vlt").write_text(
             f'`verilator_config\npublic_flat_rw -module "{network.name}_bench" -var "*"\n')
@@ -356,8 +357,10 @@ def _bench(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, cou
                 "result_beats": beats_of(network.output.shape, result.lanes),
                 "stall": stall, "longest_stall": 2 * interval + 1,
                 "output": str(folder / f"{name}.json"), "progress": str(folder / "progress"),
+                "weights_stall": int(256 * stall), "wait": not stall,
                 "played_before": before, "report_every": 1 if beats > 10_000 else 10,
-                "limit": int((images + 8) * (20 * interval + beats * 20 / (1 - stall) + 2000))}
+                "limit": int((images + 8) * (20 * interval + beats * 20 / (1 - stall) + 2000)
+                             + len(circuit.weights) * 20 / (1 - stall))}
 
     return {"free": run(0, "free", free_images, 0.0, 0),
             "stalled": run(1, "stalled", count, stall, free_images)}

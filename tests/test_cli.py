@@ -358,6 +358,35 @@ def test_an_engine_from_the_command_line(run: Run, net: Path, tmp_path: Path) ->
 
 @pytest.mark.cocotb
 @pytest.mark.synth
+def test_weights_in_spram_from_the_command_line(run: Run, net: Path, tmp_path: Path) -> None:
+    build = ("build", net, "--engine", 3, "--weights-in", "spram", "--vectors", 4)
+    built = tmp_path / "b"
+    code, out, _ = run(*build, "--target", "ice40-up5k", "-o", built)
+    assert code == 0 and "spram" in out
+    manifest = json.loads((built / "manifest.json").read_text())
+    content = (built / "weights.bin").read_bytes()
+    assert manifest["weights"] == "weights.bin"
+    assert manifest["sha256"]["weights.bin"] == hashlib.sha256(content).hexdigest()
+    assert run("sim", built)[0] == 0
+    seen = json.loads((built / "sim.json").read_text())
+    assert seen["cycles"]["interval"] == seen["cycles"]["ideal_interval"]
+    assert seen["mismatches"] == 0
+    refused(run(*build, "--target", "ice40-hx8k", "-o", tmp_path / "c"),
+            "block RAM on ice40-hx8k", "has no SPRAM")
+    refused(run(*build, "--board", "icebreaker", "-o", tmp_path / "c"),
+            "block RAM for board 'icebreaker'", "--weights-in block")
+    refused(run("synth", built, "--board", "icebreaker"), "block RAM for board 'icebreaker'")
+    refused(run("run", built, "--simulate"), "block RAM for a serial line")
+    refused(run("faults", built), "block RAM for upsets")
+    refused(run("asic", built, "-o", tmp_path / "asic"), "block RAM for an ASIC")
+    code, _, err = run("build", net, "--weights-in", "spram", "-o", tmp_path / "c")
+    assert code == 2 and "belongs to --engine" in err
+    (built / "weights.bin").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused(run("sim", built), "weights.bin", "as it was built")
+
+
+@pytest.mark.cocotb
+@pytest.mark.synth
 def test_the_netlist_of_a_chip(run: Run, built: Path) -> None:
     code, out, _ = run("sim", built, "--netlist", "icebreaker", "--images", 20)
     assert code == 0 and "accuracy, netlist for ice40-up5k" in out

@@ -19,13 +19,15 @@ ZOO = Path(__file__).parents[1] / "examples" / "zoo"
 def test_the_page_has_both_styles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engines, "_SEEDS", (1,))
-    main(tmp_path, ZOO, (Case(network="digits_pow2_3bit", chip="ice40-up5k", lanes=(1,)),))
+    main(tmp_path, ZOO, (Case(network="digits_pow2_3bit", chip="ice40-up5k", lanes=(1,),
+                              loaded=(1,)),))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]]
             for line in (tmp_path / "engine.md").read_text().splitlines() if "digits" in line]
-    assert [row[2] for row in rows] == ["1 a layer", "engine, 1"]
-    assert [row[10] for row in rows] == ["2,055", "2,388"]
-    assert [row[8] for row in rows] == ["0", "1"]  # SPRAM
-    assert all(100 < int(row[3]) < 700 for row in rows)
+    assert [row[2] for row in rows] == ["1 a layer", "engine, 1", "engine, 1, weights loaded"]
+    assert [row[10] for row in rows] == ["2,055", "2,388", "2,388"]
+    assert [row[8] for row in rows] == ["0", "1", "2"]  # SPRAM
+    assert int(rows[2][7]) < int(rows[1][7])  # block RAM
+    assert all(100 < int(row[3]) < 800 for row in rows)
 
 
 @pytest.mark.cocotb

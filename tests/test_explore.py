@@ -7,7 +7,7 @@ import pytest
 
 from nomul.boards.targets import target
 from nomul.compiler.errors import FitError, PlanError, ToolError
-from nomul.compiler.plan import load_plan
+from nomul.compiler.plan_file import load_plan
 from nomul.compiler.storage import load
 from nomul.explore import Explored, explore, front, plot
 from nomul.sim.random_networks import random_network

@@ -1,6 +1,7 @@
 """The netlist that is placed gives the golden model's results; one wrong bit of it shows."""
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from nomul.boards.targets import target
 from nomul.boards.tools import Tool
 from nomul.boards.yosys import make_netlist
 from nomul.build import BuildFolder, write_build
-from nomul.compiler.errors import ToolError
+from nomul.compiler.errors import PlanError, ToolError
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
-from nomul.compiler.planner import fold_for_interval, make_plan
+from nomul.compiler.planner import fold_for_interval, make_engine_plan, make_plan
 from nomul.compiler.storage import load
+from nomul.hw.circuits import CodeMemory, WeightMemory
 from nomul.images import Images, load_images
 from nomul.netlist import play_netlist
 from nomul.sim.random_networks import random_network
@@ -54,6 +56,23 @@ def test_every_score_is_that_of_the_golden_model(chip: str, digits: Images, tmp_
     assert (run.batch.images, run.batch.mismatches, run.batch.first_mismatch) == (30, 0, None)
     assert not run.placed and len(run.sha256) == 64
     assert ("netlist", 1, 1) in seen and ("simulate", 30, 30) in seen
+
+
+def test_weights_are_loaded_into_spram(digits: Images, tmp_path: Path) -> None:
+    network = scores()
+    plan = make_engine_plan(network, 4, codes_in=CodeMemory.SINGLE_PORT,
+                            weights_in=WeightMemory.SPRAM)
+    built = write_build(tmp_path / "build", network, plan, digits.first(1))
+    run = play_netlist(built, target("ice40-up5k"), digits.codes, stall=0.4, seed=3)
+    assert (run.batch.images, run.batch.mismatches) == (30, 0)
+    weights = built.circuit.weights
+    one_off = replace(built, circuit=replace(built.circuit, weights=weights[:-1] + bytes(
+        [weights[-1] ^ 4])))
+    with pytest.raises(ToolError, match="the weights are refused"):
+        play_netlist(one_off, target("ice40-up5k"), digits.codes[:1])
+    with pytest.raises(PlanError, match="weights in block RAM on ecp5-25k, which has no SPRAM; use "
+                       r"a chip that has \(ice40-up5k\)"):
+        play_netlist(built, target("ecp5-25k"), digits.codes)
 
 
 def in_the_table_of_a_result(cells: dict[str, Any], data: list[int]) -> tuple[dict[str, str], str]:

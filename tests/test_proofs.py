@@ -74,7 +74,8 @@ def test_every_component_is_on_the_list() -> None:
     others = {obligation.component for obligation in OTHERS}
     assert found == streaming | others | SERIAL | {Products}  # a base without a circuit
     assert all(stream_ports(example.make()) for example in (*EXAMPLES, *SHELL))
-    assert not any(stream_ports(obligation.make().dut) for obligation in OTHERS)
+    assert all(port.is_input for obligation in OTHERS
+               for port in stream_ports(obligation.make().dut))
     for component in streaming:
         claims = {o.claim for o in OBLIGATIONS if o.component is component}
         assert len(claims) >= 3 and any("stalled" in claim for claim in claims), component

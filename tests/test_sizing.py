@@ -17,7 +17,14 @@ from nomul.compiler.network import Argmax, Flatten, Network
 from nomul.compiler.plan import Plan, intervals
 from nomul.compiler.planner import Foldings, fold_for_interval
 from nomul.compiler.storage import load
-from nomul.sizing import engine_lanes, estimate_plan, fastest_within
+from nomul.hw.circuits import CodeMemory, WeightMemory
+from nomul.sizing import (
+    engine_lanes,
+    estimate_plan,
+    fastest_within,
+    spram_blocks,
+    with_weights_in_spram,
+)
 
 ZOO = Path(__file__).parents[1] / "examples" / "zoo"
 CHIP = target("ice40-hx8k")
@@ -108,6 +115,45 @@ def test_an_engine_competes(digits: Network, monkeypatch: pytest.MonkeyPatch) ->
         fastest_within(digits, CHIP, max_cells=300)
     chosen = fastest_within(digits, CHIP, max_cells=4000)
     assert not chosen.best.plan.engine and chosen.best.interval == 1
+
+
+def test_weights_go_to_spram_where_block_ram_is_short(digits: Network,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    def size(plan: Plan) -> tuple[int, int]:
+        engine = plan.engine
+        if engine is None:
+            return 9000, 40
+        return 300, 10 if engine.weights_in is WeightMemory.SPRAM else 31
+
+    up5k = target("ice40-up5k")
+    asked = sizes(monkeypatch, size, engines=True)
+    chosen = fastest_within(digits, up5k)
+    engine = chosen.best.plan.engine
+    assert engine and (engine.lanes, engine.weights_in) == (32, WeightMemory.SPRAM)
+    # Words of 12 bytes would take 6 SPRAMs, so codes do not go there.
+    assert engine.codes_in is CodeMemory.BLOCK
+    assert str(chosen.best).startswith("an engine of 32 lanes, weights in SPRAM: ")
+    assert any(plan.engine and plan.engine.codes_in is CodeMemory.SINGLE_PORT for plan in asked)
+    with pytest.raises(FitError, match="about 31 block RAMs of 30, 1 too many"):
+        fastest_within(digits, up5k, loads=False)
+    # There is no such way where a chip has no SPRAM.
+    asked.clear()
+    with pytest.raises(FitError):
+        fastest_within(digits, target("ice40-hx8k"), max_cells=200)
+    assert all(plan.engine is None or plan.engine.weights_in is WeightMemory.BLOCK
+               for plan in asked)
+
+
+@pytest.mark.parametrize(("lanes", "codes", "spram"), [
+    (1, CodeMemory.SINGLE_PORT, 2), (8, CodeMemory.SINGLE_PORT, 3), (16, CodeMemory.SINGLE_PORT, 4),
+    (32, CodeMemory.BLOCK, 6)])
+def test_codes_lie_in_spram_beside_weights_if_there_is_room(
+        digits: Network, lanes: int, codes: CodeMemory, spram: int) -> None:
+    plan = with_weights_in_spram(digits, lanes, [target("ice40-up5k")], registered=False)
+    assert plan.engine and plan.engine.codes_in is codes
+    assert spram_blocks(digits, plan) == spram
+    with pytest.raises(PlanError, match="weights in block RAM on ice40-hx8k, which has no SPRAM"):
+        estimate_plan(digits, plan, CHIP)
 
 
 def test_lanes_of_engines(digits: Network) -> None:

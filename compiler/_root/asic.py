@@ -30,7 +30,7 @@ from nomul.compiler.emit import Emitted, emit
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.files import check_replaceable, new_folder, replace_file
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan
+from nomul.compiler.plan import Plan, refuse_loads
 from nomul.compiler.planner import make_plan
 from nomul.compiler.storage import load
 from nomul.compiler.values import Ints
@@ -144,10 +144,13 @@ def write_asic(folder: Path, network: Network, plan: Plan, circuit: Emitted, cod
     ------
     DataError
         If ``folder`` holds something else, or there is no such Liberty file.
+    PlanError
+        If weights must be loaded.
     ToolError
         If a tool is missing or fails, or the Verilog is not clean.
     """
     require(Tool.YOSYS)
+    refuse_loads(network, plan, "an ASIC")
     check_replaceable(folder, REPORT, "an earlier circuit for an ASIC")
     if liberty is not None and not liberty.is_file():
         raise DataError(f"Liberty file '{liberty}' must exist; check its name")

@@ -5,6 +5,7 @@
 ``plan.json``           how it is built
 ``<name>.v``            the Verilog
 ``vectors.safetensors`` images, and what every layer makes of them
+``weights.bin``         what ``s_axis_weights`` takes after reset, if the circuit has that port
 ``manifest.json``       ports, estimates, versions, and SHA-256 of the files above
 ``sim.json``            written by `nomul sim`; ``batch.json`` by `nomul sim --batch`
 ``synth.json``          written by `nomul synth`, with a folder for each chip or board
@@ -27,15 +28,16 @@ from nomul.compiler.emit import Emitted, Port, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.files import new_folder, replace_file
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, intervals, load_plan, plan_interval, plan_json
+from nomul.compiler.plan import Plan, intervals, plan_interval
+from nomul.compiler.plan_file import load_plan, plan_json
 from nomul.compiler.storage import load, load_provenance, save
 from nomul.images import Images
 from nomul.sim.vectors import Vectors, load_vectors, make_vectors, save_vectors
 
 __all__ = ["BuildFolder", "merge_targets", "open_build", "write_build"]
 
-NETWORK, PLAN, VECTORS, MANIFEST = (
-    "network.nomul", "plan.json", "vectors.safetensors", "manifest.json")
+NETWORK, PLAN, VECTORS, WEIGHTS, MANIFEST = (
+    "network.nomul", "plan.json", "vectors.safetensors", "weights.bin", "manifest.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +80,16 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
         (new / PLAN).write_text(plan_json(plan))
         (new / f"{network.name}.v").write_text(circuit.verilog)
         save_vectors(vectors, new / VECTORS)
+        files = [NETWORK, PLAN, VECTORS, f"{network.name}.v"]
+        if circuit.weights:
+            (new / WEIGHTS).write_bytes(circuit.weights)
+            files.append(WEIGHTS)
         cycles = intervals(plan, network)
         manifest = {
             "network": network.digest, "top": network.name, "verilog": f"{network.name}.v",
             "command": command, "targets": list(targets), "boards": list(boards),
-            "sha256": {name: _sha256(new / name)
-                       for name in (NETWORK, PLAN, VECTORS, f"{network.name}.v")},
+            "weights": WEIGHTS if circuit.weights else None,
+            "sha256": {name: _sha256(new / name) for name in files},
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
                       "taps": [asdict(tap) for tap in circuit.taps],
                       "parity_error": circuit.parity},
@@ -118,11 +124,12 @@ def open_build(folder: Path) -> BuildFolder:
             if _sha256(folder / name) != digest:
                 raise DataError(f"file '{folder / name}' must be as it was built, but its SHA-256 "
                                 f"differs from the one in {MANIFEST}; {remedy}")
-        ports = manifest["ports"]
+        ports, weights = manifest["ports"], manifest.get("weights")
         circuit = Emitted(verilog=(folder / manifest["verilog"]).read_text(),
                           s_axis=Port(**ports["s_axis"]), m_axis=Port(**ports["m_axis"]),
                           taps=tuple(Port(**tap) for tap in ports["taps"]),
-                          parity=bool(ports.get("parity_error", False)))
+                          parity=bool(ports.get("parity_error", False)),
+                          weights=(folder / WEIGHTS).read_bytes() if weights else b"")
         digest, targets = manifest["network"], tuple(manifest["targets"])
         boards = tuple(manifest.get("boards", ()))  # builds of 0.1.0 have none
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -24,7 +24,7 @@ from nomul.compiler.planner import make_engine_plan, make_plan
 from nomul.compiler.storage import load, load_provenance
 from nomul.images import load_images
 from nomul.sim.batch import play_all
-from nomul.sizing import codes_in, registered
+from nomul.sizing import codes_in, registered, with_weights_in_spram
 from nomul.tables import Row, table, versions
 
 __all__ = ["Case", "main", "measure"]
@@ -34,17 +34,19 @@ _SEEDS = (1, 2, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A network of the zoo on a chip, under engines of some numbers of lanes."""
+    """A network of the zoo on a chip, under engines of some numbers of ``lanes``, and some with
+    their weights in SPRAM, of ``loaded`` lanes."""
 
     network: str
     chip: str
     lanes: tuple[int, ...]
+    loaded: tuple[int, ...] = ()
 
 
 CASES = (
     Case(network="digits_pow2_3bit", chip="ice40-hx8k", lanes=(1, 4)),
-    Case(network="mnist_lenet", chip="ice40-up5k", lanes=(1, 8)),
-    Case(network="fashion_lenet", chip="ice40-up5k", lanes=(8,)),
+    Case(network="mnist_lenet", chip="ice40-up5k", lanes=(1, 8), loaded=(8,)),
+    Case(network="fashion_lenet", chip="ice40-up5k", lanes=(8,), loaded=(8,)),
     Case(network="cifar10_resnet20", chip="ecp5-45k", lanes=(16,)),
 )
 
@@ -63,6 +65,8 @@ def measure(case: Case, zoo: Path) -> list[Row]:
     plans += [(f"engine, {lanes}", make_engine_plan(
         network, lanes, registered=registered(chip), codes_in=codes_in([chip])))
         for lanes in case.lanes]
+    plans += [(f"engine, {lanes}, weights loaded", with_weights_in_spram(
+        network, lanes, [chip], registered=registered(chip))) for lanes in case.loaded]
     rows: list[Row] = []
     for style, plan in plans:
         print(f"{case.network} {chip.name}: {style}", flush=True)
@@ -111,7 +115,8 @@ def main(docs: Path, zoo: Path, cases: tuple[Case, ...] = CASES) -> None:
         "Engines of some lanes (`nomul build --engine`), and beside them the smallest pipeline, "
         "one lane in a unit for each layer (`--lean`). Placed and routed with seeds 1 to 3, "
         "bit-exact on four test images in Verilator; cycles are measured there, and those of "
-        "engines are exactly the plan's. On the UP5K an engine's codes lie in SPRAM.",
+        "engines are exactly the plan's. On the UP5K an engine's codes lie in SPRAM, and so do "
+        "weights that are loaded (`--weights-in spram`).",
         table(("network", "chip", "lanes", "logic cells", "LUT4", "carry", "FF", "block RAM",
                "SPRAM", "Fmax min / median / max, MHz", "cycles", "inferences/s"), rows))) + "\n")
 

@@ -19,9 +19,17 @@ from nomul.compiler.errors import DataError, FitError, PlanError, ToolError
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, plan_interval, plan_json
-from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
-from nomul.sizing import Sized, codes_in, engine_lanes, estimate_plan, fastest_within, registered
+from nomul.compiler.plan import Plan, plan_interval
+from nomul.compiler.plan_file import plan_json
+from nomul.compiler.planner import Foldings, input_lanes_for, make_plan
+from nomul.sizing import (
+    Sized,
+    engine_lanes,
+    estimate_plan,
+    fastest_within,
+    registered,
+    sized_engine,
+)
 
 __all__ = ["Explored", "explore", "front", "plot"]
 
@@ -72,7 +80,8 @@ class Explored:
 
 def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, seeds: int = 1,
             clock_mhz: float | None = None, max_cells: int | None = None, jobs: int = -1,
-            dask: str | None = None, progress: Progress | None = None) -> list[Explored]:
+            dask: str | None = None, loads: bool = True,
+            progress: Progress | None = None) -> list[Explored]:
     """Estimate, place and route plans between the smallest and the fastest one that fits, and
     engines of 1, 2, 4 and more lanes.
 
@@ -95,6 +104,8 @@ def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, s
     dask : str, optional
         Address of the scheduler of a Dask cluster that computes instead; its workers must see
         ``folder`` under the same name.
+    loads : bool
+        Whether an engine's weights may be in SPRAM, which a stream must fill.
     progress : callable of stage, done, total, text
 
     Returns
@@ -125,9 +136,9 @@ def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, s
         if progress:
             progress(stage, done, total, text)
 
-    fastest = fastest_within(network, chip, max_cells=max_cells,
+    fastest = fastest_within(network, chip, max_cells=max_cells, loads=loads,
                              progress=lambda *step: report("estimates", *step))
-    plans = _plans(network, chip, fastest.best, points)
+    plans = _plans(network, chip, fastest.best, points, loads)
     tasks, found = [], {}
     for name, plan in plans.items():
         replace_file(folder / f"{name}.json", plan_json(plan))
@@ -146,7 +157,8 @@ def explore(network: Network, chip: Target, folder: Path, *, points: int = 12, s
     return sorted(found.values(), key=lambda result: result.interval)
 
 
-def _plans(network: Network, chip: Target, fastest: Sized, points: int) -> dict[str, Plan]:
+def _plans(network: Network, chip: Target, fastest: Sized, points: int, loads: bool,
+           ) -> dict[str, Plan]:
     """Plans with different intervals by name, up to the ``fastest``."""
     foldings = Foldings(network)
     options = [option for option in foldings.intervals() if option > fastest.interval]
@@ -161,8 +173,7 @@ def _plans(network: Network, chip: Target, fastest: Sized, points: int) -> dict[
                          input_lanes=input_lanes_for(network, option))
         plans[f"plan-{plan_interval(plan, network)}"] = plan
     for lanes in engine_lanes(network):
-        plans[f"engine-{lanes}"] = make_engine_plan(
-            network, lanes, registered=registered(chip), codes_in=codes_in([chip]))
+        plans[f"engine-{lanes}"] = sized_engine(network, lanes, chip, loads=loads).plan
     return plans
 
 
@@ -219,9 +230,11 @@ def _measure(key: str, name: str, network: Network, plan: Plan, chip: Target, fo
         "estimated_bram": guess.counts.bram}
     if guess.logic_cells > cells:
         return key, Explored(**point, trouble=f"about {guess.logic_cells:,} logic cells")
-    if guess.counts.bram > chip.capacity.bram:
-        return key, Explored(**point, trouble=f"{guess.counts.bram} block RAMs of "
-                                              f"{chip.capacity.bram}")
+    for what, needed, available in (
+            ("block RAMs", guess.counts.bram, chip.capacity.bram),
+            ("SPRAMs", guess.counts.spram, chip.capacity.spram)):
+        if needed > available:
+            return key, Explored(**point, trouble=f"{needed} {what} of {available}")
     if not seeds:
         return key, Explored(**point)
     try:

@@ -19,6 +19,7 @@ from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.values import Ints
 from nomul.sim.batch import Batch, play_all
+from nomul.sizing import check_memories
 
 __all__ = ["NetlistRun", "play_netlist"]
 
@@ -62,6 +63,7 @@ def play_netlist(build: BuildFolder, chip: Target, codes: Ints, *, stall: float 
     ToolError
         If a tool is missing or fails, or the circuit hangs.
     """
+    check_memories(build.plan, chip)
     require(Tool.YOSYS)
     report = progress or (lambda stage, done, total: None)
     report("netlist", 0, 1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nomul.boards.estimate import Estimate
     from nomul.boards.targets import Target
     from nomul.compiler.network import Network
-    from nomul.compiler.plan import Plan
+    from nomul.compiler.plan import EnginePlan, Plan
 
 __all__ = ["build", "explore_plans"]
 
@@ -49,6 +49,9 @@ _VECTOR_CODES = 4_000_000
 @click.option("--engine", type=click.IntRange(1), metavar="LANES", help="One engine for all "
               "layers, one after the other, instead of a unit for each: it computes so many "
               "outputs at once.")
+@click.option("--weights-in", type=click.Choice(["block", "spram"]), help="Where an engine's "
+              "weights lie: in block RAM, which the bitstream fills, or in SPRAM, which takes the "
+              "build's weights.bin from the port s_axis_weights after reset.  [default: block]")
 @click.option("--input-lanes", type=int, help="Codes that enter at once.  [default: 1, or what "
               "--fps, --max-cells or --fastest need]")
 @click.option("--lean", is_flag=True, help="Take few block RAMs: constants in logic, one vector "
@@ -80,19 +83,23 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
       nomul build digits.nomul --max-cells 1200 --target ice40-hx8k -o build/sized
       nomul build digits.nomul --fastest --target ecp5-25k -o build/unrolled
       nomul build mnist.nomul --engine 8 --target ice40-up5k -o build/engine
+      nomul build mnist.nomul --engine 8 --weights-in spram --target ice40-up5k -o build/loaded
     """
     from nomul.boards.targets import board as check_board
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
-    from nomul.compiler.plan import intervals, load_plan, plan_interval
+    from nomul.compiler.plan import intervals, plan_interval, refuse_loads
+    from nomul.compiler.plan_file import load_plan
     from nomul.compiler.storage import load, load_provenance
-    from nomul.sizing import registered
+    from nomul.sizing import check_memories, registered
 
     ways = ("fold", "fps", "max_cells", "fastest", "engine")
     if sum(given not in (None, False) for given in (
             plan_file, *(choice[way] for way in ways))) > 1:
         raise click.UsageError("--fold, --plan, --fps, --max-cells, --fastest and --engine exclude "
                                "each other; give one of them")
+    if choice["weights_in"] and not choice["engine"]:
+        raise click.UsageError("--weights-in belongs to --engine; give it too")
     if choice["engine"] and (choice["lean"] or choice["parity"]):
         raise click.UsageError("--lean and --parity are of plans with a unit for each layer; leave "
                                "them out")
@@ -113,9 +120,14 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     if plan_file:
         plan = load_plan(plan_file, network)
     elif choice["max_cells"]:
-        plan, estimates = _fitting(network, chips[0], choice["max_cells"], choice["registered"])
+        plan, estimates = _fitting(network, chips[0], choice["max_cells"], choice["registered"],
+                                   loads=not boards)
     else:
         plan = _paced(network, chips, **choice)
+    for chip in chips:
+        check_memories(plan, chip)
+    if boards:
+        refuse_loads(network, plan, f"board {boards[0]!r}")
     each = sum(prod(wire.shape) for wire in network.wires.values())
     images = images_of(data, split, network, provenance).first(
         vectors or max(20, _VECTOR_CODES // each))
@@ -135,7 +147,7 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
         entry = next((e for e in plan.layers if e.name == name), None)
         if plan.engine:
             rows.append((name, f"{plan.engine.lanes} x 1", plan.engine.product.value,
-                         plan.engine.staircase.value, plan.engine.memories.value, count))
+                         plan.engine.staircase.value, _weights_in(plan.engine), count))
         elif entry:
             rows.append((name, f"{entry.outputs} x {entry.inputs}", entry.product.value,
                          entry.staircase.value, entry.weights_in.value, count))
@@ -148,15 +160,26 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     _show_estimates(network, chips, estimates)
 
 
+def _weights_in(engine: EnginePlan) -> str:
+    from nomul.hw.circuits import WeightMemory
+
+    block = engine.weights_in is WeightMemory.BLOCK
+    return engine.memories.value if block else engine.weights_in.value
+
+
 def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: float | None,
-           clock: float, fastest: bool, engine: int | None, input_lanes: int | None, lean: bool,
-           parity: bool, registered: bool, **_others: Any) -> Plan:
+           clock: float, fastest: bool, engine: int | None, weights_in: str | None,
+           input_lanes: int | None, lean: bool, parity: bool, registered: bool,
+           **_others: Any) -> Plan:
     """The plan that ``--fold``, ``--fps``, ``--fastest`` or ``--engine`` asks for."""
     from nomul.compiler import planner
 
     if engine:
-        from nomul.sizing import codes_in
+        from nomul.sizing import codes_in, with_weights_in_spram
 
+        if weights_in == "spram":
+            return with_weights_in_spram(network, engine, chips, registered=registered,
+                                         input_lanes=input_lanes or 1)
         return planner.make_engine_plan(network, engine, registered=registered,
                                         codes_in=codes_in(chips), input_lanes=input_lanes or 1)
     folds, lanes = planner.parse_folds(fold, network) if fold else {}, 1
@@ -172,14 +195,14 @@ def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: floa
                              input_lanes=lanes if input_lanes is None else input_lanes)
 
 
-def _fitting(network: Network, chip: Target, max_cells: int, registered: bool,
-             ) -> tuple[Plan, dict[str, Estimate]]:
+def _fitting(network: Network, chip: Target, max_cells: int, registered: bool, *,
+             loads: bool) -> tuple[Plan, dict[str, Estimate]]:
     """The plan that ``--max-cells`` asks for, and what it will take."""
     from nomul.sizing import fastest_within
 
     with bars() as report:
         chosen = fastest_within(
-            network, chip, max_cells=max_cells, registers=registered,
+            network, chip, max_cells=max_cells, registers=registered, loads=loads,
             progress=lambda done, total, text: report("estimates", done, total, text))
     console.print(f"[bold]chosen[/] {chosen.best}; {chosen.limit}", highlight=False)
     return chosen.best.plan, {chip.name: chosen.best.estimate}
@@ -210,11 +233,12 @@ def _show_estimates(network: Network, chips: list[Target],
                      guess.counts.carry, guess.counts.ff, guess.counts.bram, capacity.bram))
         for what, needed, available in (
                 ("logic cells", guess.logic_cells, capacity.logic_cells),
-                ("block RAMs", guess.counts.bram, capacity.bram)):
+                ("block RAMs", guess.counts.bram, capacity.bram),
+                ("SPRAMs", guess.counts.spram, capacity.spram)):
             if needed > available:
                 complain(f"note: network {network.name!r} will hardly fit {name}: by estimate it "
                          f"needs {needed:,} {what}, {needed - available:,} more than the chip "
-                         "has; see --max-cells and --lean")
+                         "has; see --max-cells, --lean and --weights-in")
     if rows:
         print_table("Estimates before synthesis", {
             "chip": False, "logic cells": True, "of": True, "LUT4": True, "carry": True,
@@ -248,6 +272,7 @@ def explore_plans(network_file: Path, target: str, points: int, seeds: int, cloc
       nomul explore digits.nomul --target ice40-hx8k -o explored/
       nomul build digits.nomul --plan explored/plan-256.json -o build/
     """
+    from nomul.boards.targets import BOARDS
     from nomul.boards.targets import target as find_target
     from nomul.compiler.storage import load
     from nomul.explore import explore, front, plot
@@ -258,6 +283,7 @@ def explore_plans(network_file: Path, target: str, points: int, seeds: int, cloc
     with bars() as report:
         found = explore(network, chip, folder, points=points, seeds=seeds, clock_mhz=clock,
                         max_cells=max_cells, jobs=jobs or -1, dask=dask,
+                        loads=target not in BOARDS,
                         progress=report)
     plot(found, chip, network.name, folder / "explore.png")
     best = {point.name for point in front(found)}

@@ -92,9 +92,10 @@ def simulated_board(built: BuildFolder) -> Iterator[LinePort]:
 
     from nomul.boards.top import queue_for, serial_top
     from nomul.compiler.lower import lower
-    from nomul.compiler.plan import intervals
+    from nomul.compiler.plan import intervals, refuse_loads
     from nomul.sim.line import LineSimulation, compiled_line
 
+    refuse_loads(built.network, built.plan, "a serial line")
     core = serial_top(built.network, lower(built.network, built.plan), divisor=_DIVISOR, depth=1)
     core.depth = queue_for(built.network, built.plan, _DIVISOR, core.image_bytes)
     text = verilog.convert(core, name="board", emit_src=False, strip_internal_attrs=True)

@@ -8,19 +8,23 @@ from pathlib import Path
 
 from nomul.boards.estimate import Estimate, estimate
 from nomul.boards.shell import PinShell
-from nomul.boards.targets import Family, Target
+from nomul.boards.targets import TARGETS, Family, Target
 from nomul.boards.tools import RunFailure, Tool, require
 from nomul.boards.yosys import GLUE
 from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import FitError, PlanError, ToolError
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Conv2d, Network, Weighted
-from nomul.compiler.plan import Plan, plan_interval
+from nomul.compiler.plan import Plan, engine_program, loads_weights, plan_interval
 from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
-from nomul.hw.circuits import CodeMemory
+from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
 
-__all__ = ["Chosen", "Sized", "codes_in", "engine_lanes", "estimate_plan", "fastest_within",
-           "registered", "sized", "sized_engine"]
+__all__ = ["Chosen", "Sized", "check_memories", "codes_in", "engine_lanes", "estimate_plan",
+           "fastest_within", "registered", "sized", "sized_engine", "spram_blocks",
+           "with_weights_in_spram"]
+
+# Bits of an SPRAM's word, and of its address.
+_SPRAM_WIDTH, _SPRAM_ADDRESS = 16, 14
 
 Progress = Callable[[int, int, str], None]
 """Called with the estimates made, how many there may be, and the last one in words."""
@@ -52,7 +56,8 @@ class Sized:
 
     def __str__(self) -> str:
         engine = self.plan.engine
-        style = f"an engine of {engine.lanes} lanes: " if engine else ""
+        style = f"an engine of {engine.lanes} lanes" if engine else ""
+        style += ", weights in SPRAM: " if loads_weights(self.plan) else ": " if engine else ""
         return (f"{style}{self.interval:,} cycles, about {self.estimate.logic_cells:,} logic "
                 f"cells, {self.estimate.counts.bram} block RAMs")
 
@@ -78,14 +83,25 @@ def registered(chip: Target) -> bool:
     return chip.family is Family.ECP5
 
 
+def check_memories(plan: Plan, chip: Target) -> None:
+    """`PlanError` if ``plan`` wants SPRAM for weights, and ``chip`` has none."""
+    if loads_weights(plan) and not chip.capacity.spram:
+        having = ", ".join(other.name for other in TARGETS.values() if other.capacity.spram)
+        raise PlanError(f"plan: engine must have its weights in block RAM on {chip.name}, which "
+                        f"has no SPRAM; use a chip that has ({having}), or --weights-in block")
+
+
 def estimate_plan(network: Network, plan: Plan, chip: Target) -> Estimate:
     """What ``network`` will take on ``chip``, built as ``plan`` says.
 
     Raises
     ------
+    PlanError
+        The plan wants memories that the chip does not have.
     ToolError
         Yosys is missing, or failed.
     """
+    check_memories(plan, chip)
     require(Tool.YOSYS)
     with tempfile.TemporaryDirectory(prefix="nomul-") as folder:
         try:
@@ -124,17 +140,65 @@ def codes_in(chips: Sequence[Target]) -> CodeMemory:
     return CodeMemory.SINGLE_PORT if spram else CodeMemory.BLOCK
 
 
+def spram_blocks(network: Network, plan: Plan) -> int:
+    """SPRAMs that an engine takes where a chip has them."""
+    engine, memories = plan.engine, []
+    assert engine is not None
+    program = engine_program(network, engine)
+    if engine.codes_in is CodeMemory.SINGLE_PORT:
+        memories += [(program.code_shape.width, depth) for depth in program.depths]
+    if engine.weights_in is WeightMemory.SPRAM:
+        entries = program.table.shape[0 if engine.product is ProductCircuit.SHIFT_ADD else 1]
+        width = engine.lanes * max(1, (entries - 1).bit_length())
+        memories.append((8 * -(-width // 8), len(program.words)))
+    return sum(-(-width // _SPRAM_WIDTH) * -(-depth >> _SPRAM_ADDRESS)
+               for width, depth in memories)
+
+
+def with_weights_in_spram(network: Network, lanes: int, chips: Sequence[Target], *,
+                          registered: bool, input_lanes: int = 1) -> Plan:
+    """An engine of so many ``lanes`` with its weights in SPRAM, and its codes too, where all
+    ``chips`` have enough for both."""
+    plan = make_engine_plan(network, lanes, registered=registered, input_lanes=input_lanes,
+                            codes_in=CodeMemory.SINGLE_PORT, weights_in=WeightMemory.SPRAM)
+    most = min((chip.capacity.spram for chip in chips), default=0)
+    if spram_blocks(network, plan) <= most:
+        return plan
+    return make_engine_plan(network, lanes, registered=registered, input_lanes=input_lanes,
+                            weights_in=WeightMemory.SPRAM)
+
+
 def sized_engine(network: Network, lanes: int, chip: Target, *, registers: bool | None = None,
-                 ) -> Sized:
-    """The plan with an engine of so many ``lanes``, and what it will take."""
-    plan = make_engine_plan(network, lanes, codes_in=codes_in([chip]),
-                            registered=registered(chip) if registers is None else registers)
+                 loads: bool = True) -> Sized:
+    """The plan with an engine of so many ``lanes``, and what it will take.
+
+    Where its memories take more block RAM than there is, weights go to SPRAM, if ``chip`` has it
+    and they may be loaded (``loads``).
+    """
+    registers = registered(chip) if registers is None else registers
+    plan = make_engine_plan(network, lanes, codes_in=codes_in([chip]), registered=registers)
+    found = _sized_plan(network, plan, chip)
+    if loads and chip.capacity.spram and _lacking(found, chip):
+        other = _sized_plan(network, with_weights_in_spram(network, lanes, [chip],
+                                                           registered=registers), chip)
+        if _lacking(other, chip) < _lacking(found, chip):
+            return other
+    return found
+
+
+def _sized_plan(network: Network, plan: Plan, chip: Target) -> Sized:
     return Sized(plan=plan, interval=plan_interval(plan, network),
                  estimate=estimate_plan(network, plan, chip))
 
 
+def _lacking(found: Sized, chip: Target) -> int:
+    """Memories that ``chip`` does not have."""
+    return sum(found.excess(found.estimate.logic_cells, chip).values())
+
+
 def fastest_within(network: Network, chip: Target, *, max_cells: int | None = None,
-                   registers: bool | None = None, progress: Progress | None = None) -> Chosen:
+                   registers: bool | None = None, loads: bool = True,
+                   progress: Progress | None = None) -> Chosen:
     """The plan with the shortest interval that fits ``chip``, by estimate.
 
     Where an ordinary plan takes more block RAM than there is, a lean one is tried. An engine for
@@ -146,6 +210,8 @@ def fastest_within(network: Network, chip: Target, *, max_cells: int | None = No
         Logic cells that it may take, instead of all.
     registers : bool, optional
         Whether block RAMs have registers behind them; as is good for ``chip`` if omitted.
+    loads : bool
+        Whether an engine's weights may be in SPRAM, which a stream must fill.
 
     Raises
     ------
@@ -177,7 +243,8 @@ def fastest_within(network: Network, chip: Target, *, max_cells: int | None = No
         return found, excess
 
     def engine(option: int) -> tuple[Sized, dict[str, int]]:
-        return tried(sized_engine(network, widths[option], chip, registers=registers))
+        return tried(sized_engine(network, widths[option], chip, registers=registers,
+                                  loads=loads))
 
     # The fastest pipeline is tried by itself: unrolled, it may be smaller than slower ones.
     tries = [_largest(pipeline, len(options), last=True)]

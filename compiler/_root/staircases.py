@@ -13,8 +13,9 @@ from amaranth.lib import wiring
 from nomul.boards.targets import target
 from nomul.boards.yosys import make_netlist
 from nomul.hw.chain import Chain
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.table import Storage
+from nomul.hw.thresholds import Comparators, Search
 from nomul.tables import Row
 
 __all__ = ["HEADER", "circuits", "measure"]

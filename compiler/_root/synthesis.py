@@ -13,9 +13,10 @@ from nomul.build import BuildFolder, merge_targets
 from nomul.compiler.errors import FitError
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Weighted
-from nomul.compiler.plan import LayerPlan
+from nomul.compiler.plan import LayerPlan, loads_weights, refuse_loads
 from nomul.hw.circuits import ProductCircuit
 from nomul.hw.table import Storage
+from nomul.sizing import check_memories
 
 __all__ = ["stored_bits", "synthesize_build"]
 
@@ -63,15 +64,20 @@ def _figures(build: BuildFolder, chip: Target | Board, seeds: tuple[int, ...],
              report: Progress) -> dict[str, Any]:
     folder = build.path / "synth" / chip.name
     if isinstance(chip, Board):
+        refuse_loads(build.network, build.plan, f"board {chip.name!r}")
         return synthesize_on_board(build.network, build.plan, chip, folder, seeds=seeds,
                                    clock_mhz=clock_mhz, baud=baud, queue=queue, jobs=jobs,
                                    progress=report).as_json()
+    check_memories(build.plan, chip)
     return synthesize(PinShell(lower(build.network, build.plan)), build.network.name, chip, folder,
                       seeds=seeds, clock_mhz=clock_mhz, jobs=jobs, progress=report).as_json()
 
 
 def stored_bits(build: BuildFolder) -> int:
-    """Bits of the assignments that the plan keeps in block RAM; of an engine, all of them."""
+    """Bits of the assignments that the plan keeps in block RAM; of an engine, all of them, or none
+    if they are loaded into SPRAM."""
+    if loads_weights(build.plan):
+        return 0
     return sum(layer.stored_bits if layer.widths is not None
                else layer.assignment.size * max(1, layer.assignment_bits)
                for layer in build.network.layers if isinstance(layer, Weighted)

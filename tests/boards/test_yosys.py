@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from nomul.boards.tools import RunFailure, Tool, run
 from nomul.boards.yosys import GLUE, count_layers, make_netlist, mapping
 from nomul.compiler.lower import lower
 from nomul.compiler.planner import make_engine_plan
-from nomul.hw.circuits import CodeMemory
+from nomul.hw.circuits import CodeMemory, WeightMemory
 from nomul.sim.random_images import residual_network
+from nomul.sizing import spram_blocks
 
 pytestmark = pytest.mark.synth
 
@@ -114,6 +116,21 @@ def test_netlist_equals_circuit(chip: str, works: bool, tmp_path: Path) -> None:
     else:
         with pytest.raises(RunFailure, match="unproven \\$equiv"):
             run(Tool.YOSYS, ("prove.ys",), tmp_path, "prove.log")
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("lanes, codes_in", [(2, CodeMemory.SINGLE_PORT), (9, CodeMemory.BLOCK)])
+def test_an_engines_weights_lie_in_spram(tmp_path: Path, lanes: int, codes_in: CodeMemory) -> None:
+    network, chip = residual_network(1), target("ice40-up5k")
+    plan = make_engine_plan(network, lanes, codes_in=codes_in, weights_in=WeightMemory.SPRAM)
+    counts = make_netlist(PinShell(lower(network, plan)), chip, tmp_path).counts
+    estimated = estimate(PinShell(lower(network, plan)), "top.network.body", chip, tmp_path).counts
+    assert (counts.spram, counts.bram) == (estimated.spram, estimated.bram)
+    assert counts.spram == spram_blocks(network, plan)
+    assert plan.engine is not None
+    block = replace(plan, engine=replace(plan.engine, weights_in=WeightMemory.BLOCK))
+    assert estimate(PinShell(lower(network, block)), "top.network.body", chip,
+                    tmp_path).counts.bram > counts.bram
 
 
 @pytest.mark.synth

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import unsigned
+from amaranth.sim import Simulator, SimulatorContext
 
 from nomul.compiler import engine as compiling
 from nomul.compiler.engine import engine_circuits, engine_layers, front, program
 from nomul.compiler.errors import PlanError
 from nomul.compiler.layers import Add, MaxPool, PixelEmbedding, SumPool
-from nomul.compiler.lower import lower_body
+from nomul.compiler.lower import loaded_words, lower, lower_body
 from nomul.compiler.network import Argmax, Conv2d, Dense, Flatten, Input, Levels, Network, Weighted
-from nomul.compiler.plan import Plan, check_plan, intervals, load_plan, plan_interval, plan_json
+from nomul.compiler.plan import Plan, check_plan, intervals, plan_interval
+from nomul.compiler.plan_file import load_plan, plan_json
 from nomul.compiler.planner import make_engine_plan, make_plan
-from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit, WeightMemory
+from nomul.hw.graph import Graph
+from nomul.hw.loaded import LoadedWords
 from nomul.hw.table import Storage
 from nomul.hw.tasks import place_bits
 from nomul.sim.bench import measure, transfer
@@ -37,10 +44,16 @@ def beats_of(images: np.ndarray, lanes: int) -> list[list[int]]:
     return flat.reshape(-1, lanes).tolist()
 
 
+def loads(body: Graph) -> list[tuple[Any, list[dict[str, int]]]]:
+    """The stream that takes weights, if there is one, and its bytes."""
+    weights = loaded_words(body)
+    return [] if weights is None else [(weights.i, weights.load())]
+
+
 def simulate(network: Network, plan: Plan, images: np.ndarray, seed: int) -> list[list[int]]:
-    length = int(np.prod(network.output.shape))
-    got = transfer(lower_body(network, plan), beats_of(images, plan.input_lanes),
-                   len(images) * length, seed=seed)
+    length, body = int(np.prod(network.output.shape)), lower_body(network, plan)
+    got = transfer(body, beats_of(images, plan.input_lanes), len(images) * length, seed=seed,
+                   beside=loads(body))
     return np.array([list(beat) for beat in got]).reshape(len(images), length).tolist()
 
 
@@ -87,7 +100,8 @@ def test_the_law_covers_every_layer_and_circuit() -> None:
                                                                  StaircaseCircuit.SEARCH},
                     {plan.memories for plan in plans if plan} ^ {Storage.BLOCK,
                                                                 Storage.REGISTERED},
-                    {plan.codes_in for plan in plans if plan} ^ set(CodeMemory)):
+                    {plan.codes_in for plan in plans if plan} ^ set(CodeMemory),
+                    {plan.weights_in for plan in plans if plan} ^ set(WeightMemory)):
         assert not choices
 
 
@@ -132,8 +146,9 @@ def test_cycles_are_exact(seed: int) -> None:
     network = make(seed)
     plan = random_engine_plan(network, seed)
     length, ideal = int(np.prod(network.output.shape)), plan_interval(plan, network)
-    ends = measure(lower_body(network, plan), beats_of(random_images(network, 5, seed),
-                                                       plan.input_lanes), 5 * length)
+    body = lower_body(network, plan)
+    ends = measure(body, beats_of(random_images(network, 5, seed), plan.input_lanes), 5 * length,
+                   beside=loads(body))
     assert np.diff(ends[length - 1::length]).tolist()[1:] == [ideal] * 3
     assert ideal >= sum(intervals(plan, network).values())
 
@@ -237,3 +252,101 @@ def test_shift_add_is_offered_where_slopes_are_powers() -> None:
                   for v in layer.dictionary}
     assert all(abs(v) & (abs(v) - 1) == 0 for v in dictionary) == (
         engine_circuits(network)[0][0] is ProductCircuit.SHIFT_ADD)
+
+
+def loaded_engine() -> tuple[Network, Plan, np.ndarray, list[list[int]]]:
+    """Scores of three images, from weights that are loaded."""
+    network = next(n for n in map(random_network, range(100)) if len(n.layers) > 3
+                   and isinstance(n.layers[-1], Dense))
+    images = random_images(network, 3, 3)
+    golden: list[list[int]] = run(network, images).output.reshape(3, -1).tolist()
+    plan = make_engine_plan(network, 2, weights_in=WeightMemory.SPRAM)
+    return network, plan, images, golden
+
+
+def other_weights(image: bytes) -> bytes:
+    """``image`` with one byte of a weight changed, so that the lowest bits of it differ."""
+    return bytes([image[0] ^ 1, *image[1:]])
+
+
+def test_wrong_weights_are_refused() -> None:
+    network, plan, images, golden = loaded_engine()
+    beats = beats_of(images, plan.input_lanes)
+
+    def play(*loads: Callable[[bytes], bytes], cycles: int = 100_000) -> list[int]:
+        body = lower_body(network, plan)
+        weights = loaded_words(body)
+        assert weights is not None and 20 * len(weights.image) < 6000  # loads are over by then
+        got = transfer(body, beats, 3 * len(golden[0]), seed=1, max_cycles=cycles, beside=[
+            (weights.i, [byte for load in loads for byte in weights.load(load(weights.image))])])
+        return [int(beat[0]) for beat in got]
+
+    expected = [score for scores in golden for score in scores]
+    # Weights may come again between images.
+    assert play(bytes) == play(bytes, bytes, bytes) == expected
+    # A wrong load leaves everything waiting; a right one behind it goes on.
+    for wrong in (other_weights, lambda image: image[:-1], lambda image: image + image[:1]):
+        with pytest.raises(TimeoutError, match="0 of"):
+            play(wrong, cycles=6000)
+        assert play(wrong, bytes) == expected
+
+
+def test_unchecked_weights_give_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken twin of the test above: only the length is checked."""
+    network, plan, images, golden = loaded_engine()
+    monkeypatch.setattr(LoadedWords, "_right", lambda self, crc, whole: whole)
+    body = lower_body(network, plan)
+    weights = loaded_words(body)
+    assert weights is not None
+    image = bytes(byte ^ 0xff for byte in weights.image)
+    got = transfer(body, beats_of(images, plan.input_lanes), 3 * len(golden[0]), seed=1,
+                   beside=[(weights.i, weights.load(image))])
+    assert [int(beat[0]) for beat in got] != [score for scores in golden for score in scores]
+
+
+def test_no_image_is_taken_before_the_weights() -> None:
+    network, plan, _, _ = loaded_engine()
+    top = lower(network, plan)
+    assert top.weights is not None and top.s_axis_weights_tdata.shape() == unsigned(8)
+    image = top.weights.image
+
+    async def test(ctx: SimulatorContext) -> None:
+        async def load(content: bytes) -> None:
+            for n, byte in enumerate(content):
+                ctx.set(top.s_axis_weights_tdata, byte)
+                ctx.set(top.s_axis_weights_tlast, n == len(content) - 1)
+                ctx.set(top.s_axis_weights_tvalid, 1)
+                taken = False
+                while not taken:
+                    assert not ctx.get(top.s_axis_tready)
+                    _, _, taken = await ctx.tick().sample(top.s_axis_weights_tready)
+                ctx.set(top.s_axis_weights_tvalid, 0)
+
+        ctx.set(top.s_axis_tvalid, 1)
+        await load(other_weights(image))
+        await ctx.tick().repeat(20)
+        assert ctx.get(top.weights_failed) and not ctx.get(top.weights_loaded)
+        await load(image)
+        await ctx.tick().repeat(10)
+        assert ctx.get(top.weights_loaded) and not ctx.get(top.weights_failed)
+        assert ctx.get(top.s_axis_tready)
+
+    sim = Simulator(top)
+    sim.add_clock(1e-6)
+    sim.add_testbench(test)
+    sim.run()
+
+
+def test_plans_of_earlier_versions_have_their_weights_in_block(tmp_path: Path) -> None:
+    network = random_network(3)
+    plan = make_engine_plan(network, 2, weights_in=WeightMemory.SPRAM)
+    (tmp_path / "plan.json").write_text(plan_json(plan))
+    assert load_plan(tmp_path / "plan.json", network) == plan
+    content = json.loads(plan_json(plan))
+    del content["engine"]["weights_in"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    assert load_plan(tmp_path / "plan.json", network) == make_engine_plan(network, 2)
+    content["engine"]["weights_in"] = "flash"
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match="WeightMemory must be one of block, spram, not 'flash'"):
+        load_plan(tmp_path / "plan.json", network)

@@ -19,7 +19,8 @@ from nomul.compiler.network import (
     Network,
     Staircase,
 )
-from nomul.compiler.plan import check_plan, intervals, least_depth, load_plan, plan_json
+from nomul.compiler.plan import check_plan, intervals, least_depth
+from nomul.compiler.plan_file import load_plan, plan_json
 from nomul.compiler.planner import (
     fastest,
     fold_for_interval,

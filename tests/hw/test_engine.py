@@ -11,7 +11,7 @@ from amaranth.hdl import Shape, signed, unsigned
 from nomul.hw.engine import Engine, SharedProducts
 from nomul.hw.product import ShiftAddProducts
 from nomul.hw.table import Storage
-from nomul.hw.tasks import Constant, Task
+from nomul.hw.tasks import Constant, Padding, Task, check_places
 from nomul.sim.bench import transfer
 
 ONCE = (1, 0)
@@ -60,6 +60,47 @@ def test_shared_products_need_a_table() -> None:
 def test_wrong_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         engine(**changes)
+
+
+#: A convolution of 2 x 2 over a padded image of 3 x 3, a position for each pixel.
+PADDED = replace(LAST, loops=(ONCE, (2, 1), (2, 3), ONCE, ONCE, (3, 1), (3, 3)), origin=-4,
+                 outputs=1, padding=Padding(height=3, width=3, top=1, left=1, stride=1, code=0))
+#: Two codes of different memories at a time, and their results behind the first ones.
+FIRST = replace(LAST, loops=((2, 14), ONCE, ONCE, ONCE, ONCE, (3, 1), ONCE), origin=2, outputs=1,
+                target=5, reads_image=True, frees_image=False)
+
+
+def test_places_are_those_of_the_loops() -> None:
+    assert LAST.reads() == [(0, 0), (1, 1)] and PADDED.reads() == [(0, 8)]
+    assert FIRST.reads() == [(2, 4), (16, 18)]
+    assert replace(PADDED, padding=replace(PADDED.padding, top=5)).reads() == []
+    strided = replace(PADDED, loops=(ONCE, (1, 1), (1, 3), ONCE, ONCE, (2, 2), (2, 6)),
+                      padding=replace(PADDED.padding, stride=2))
+    assert strided.reads() == [(4, 4)]  # -1 and 1, both ways
+    check_places([FIRST], [8], 9)
+    check_places([PADDED], [], 9)
+
+
+@pytest.mark.parametrize(("task", "depths", "message"), [
+    (replace(LAST, origin=1), [], "Task 0 must read addresses of one memory, not 2 to 2; memories "
+                                  "are 0 to 1"),
+    (replace(LAST, origin=-1), [], "Task 0 must read addresses of one memory, not -1 to -1"),
+    (LAST, [1], "Task 0 must read addresses of one memory, not 1 to 1; memories are 0 to 0, 2 to "
+                "3"),
+    (replace(LAST, loops=((3, 1), *LAST.loops[1:])), [], "not 0 to 2; memories are 0 to 1"),
+    (replace(PADDED, origin=-3), [], "not 1 to 9; memories are 0 to 1"),
+    (replace(LAST, target=1), [2], "Task 0 must write addresses of one memory, not 1 to 2; "
+                                   "memories are 0 to 1"),
+    (replace(LAST, target=0), [], "must write addresses of one memory, not 0 to 1; memories are "
+                                  "none"),
+])
+def test_places_outside_of_memories_are_refused(task: Task, depths: list[int], message: str,
+                                                ) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_places([task], depths, 2)
+    if task.target is None:
+        with pytest.raises(ValueError, match=message):
+            engine(tasks=[task], depths=depths)
 
 
 def test_a_task_has_seven_loops() -> None:

@@ -8,9 +8,10 @@ import pytest
 from amaranth.hdl import signed
 
 from nomul.hw.argmax import Argmax
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
+from nomul.hw.thresholds import Comparators, Search
 from nomul.sim.bench import measure, transfer
 
 LOW, HIGH = -32, 31  # of signed(6)

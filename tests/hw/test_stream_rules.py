@@ -14,9 +14,10 @@ from nomul.hw.dots import DotProducts
 from nomul.hw.product import MaskedProducts, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.sparse import SparseDots
-from nomul.hw.staircase import Comparators, Offset, Search, ShiftClip, ShiftClipRows
+from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup
 from nomul.hw.table import Storage
+from nomul.hw.thresholds import Comparators, Search
 from nomul.hw.unrolled import AdderGraph, Sum, Term, UnrolledDots
 from nomul.sim.formal import prove_streams
 

@@ -10,8 +10,10 @@ import pytest
 from nomul.compiler.emit import Emitted, emit
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.network import Dense, Network
-from nomul.compiler.planner import make_plan
+from nomul.compiler.planner import make_engine_plan, make_plan
 from nomul.compiler.storage import load
+from nomul.hw.circuits import WeightMemory
+from nomul.hw.loaded import LoadedWords
 from nomul.images import load_images
 from nomul.sim import batch
 from nomul.sim.batch import play_all
@@ -72,6 +74,36 @@ def test_a_wrong_circuit_is_found() -> None:
     assert 0 < result.mismatches <= 60
     wrong = np.flatnonzero(result.classes != result.golden_classes)
     assert result.mismatches == len(wrong) and result.first_mismatch == wrong[0]
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.6])
+def test_weights_are_loaded_first(stall: float) -> None:
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    images = load_images("digits", network).first(40)
+    circuit = emit(network, make_engine_plan(network, 4, weights_in=WeightMemory.SPRAM))
+    assert len(circuit.weights) == (64 * 32 // 4 + 32 * 3) * 2
+    result = play_all(network, circuit, images.codes, stall=stall, jobs=1)
+    assert result.mismatches == 0
+
+
+def test_wrong_weights_are_refused() -> None:
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    images = load_images("digits", network).first(2)
+    circuit = emit(network, make_engine_plan(network, 4, weights_in=WeightMemory.SPRAM))
+    one_off = bytes([*circuit.weights[:-40], circuit.weights[-40] ^ 1, *circuit.weights[-39:]])
+    with pytest.raises(ToolError, match="the weights are refused"):
+        play_all(network, replace(circuit, weights=one_off), images.codes, jobs=1)
+
+
+def test_unchecked_weights_give_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken twin of the test above: a circuit that looks at the length alone."""
+    monkeypatch.setattr(LoadedWords, "_right", lambda self, crc, whole: whole)
+    network = load(ZOO / "digits_pow2_3bit.nomul")
+    scores = Network(name="scores", layers=network.layers[:-1])
+    images = load_images("digits", network).first(40)
+    circuit = emit(scores, make_engine_plan(scores, 4, weights_in=WeightMemory.SPRAM))
+    one_off = bytes([*circuit.weights[:-40], circuit.weights[-40] ^ 1, *circuit.weights[-39:]])
+    assert play_all(scores, replace(circuit, weights=one_off), images.codes, jobs=1).mismatches > 0
 
 
 def test_a_circuit_that_moves_no_beat_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
