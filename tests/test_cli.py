@@ -298,6 +298,8 @@ def test_missing_packages(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch
      ("has no setting 'fraction'",)),
     (("train", "digits", "--epochs", "0", "-o", "x.nomul"), ("epochs must be at least 1",)),
     (("synth", "BUILD"), ("a chip or a board must be named",)),
+    (("synth", "BUILD", "--board", "icesugar-pro", "--link", "spi"),
+     ("board 'icesugar-pro' must have SPI", "--link uart")),
     (("sim", "BUILD", "--images", "0"), ("number of images must be at least 1",)),
     (("sim", "BUILD", "--stall", "1.5"), ("chance of a stall",)),
     (("report", "nowhere"), ("nowhere", "must exist")),
