@@ -1,9 +1,10 @@
-"""What a board is: where its clock, its serial line and its LED are, and how it is loaded.
+"""What a board is: where its clock, its link to a host and its LED are, and how it is loaded.
 
 Pins come from `amaranth-boards`; each board is a file of this folder, which adds what is not there.
 """
 from __future__ import annotations
 
+import enum
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,21 @@ from amaranth.build import Resource
 from amaranth.build.res import ResourceManager
 
 from nomul.boards.targets import BOARDS, TARGETS, Family, Target
+from nomul.compiler.errors import PlanError
 
-__all__ = ["Board", "Pin"]
+__all__ = ["Board", "LinkKind", "Pin"]
 
 # nextpnr's names of ECP5 packages.
 _PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381", "MG285": "CSFBGA285"}
+
+
+class LinkKind(enum.Enum):
+    """How a board and its host are joined."""
+
+    UART = "uart"
+    """By a serial line."""
+    SPI = "spi"
+    """By SPI, with the clock of the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +73,8 @@ class Board:
         Bits a second on the serial line unless told otherwise.
     line : str
         Where the serial line is, for people.
+    spi : str, optional
+        Where SPI is, for people; its pins are the resource ``spi``. None where there is no SPI.
     resources : tuple of Resource
         What ``platform`` lacks.
     clock_on_pll_pad : bool
@@ -75,6 +88,7 @@ class Board:
     loader: str
     baud: int
     line: str
+    spi: str | None = None
     resources: tuple[Resource, ...] = field(default=())
     clock_on_pll_pad: bool = False
 
@@ -96,9 +110,15 @@ class Board:
         """The clock that enters the chip."""
         return int(self._manager().lookup(self.platform.default_clk, 0).clock.frequency)
 
-    @property
-    def pins(self) -> tuple[Pin, ...]:
-        """The ports ``clk_pin``, ``rx``, ``tx`` and ``led``."""
+    def pins(self, link: LinkKind = LinkKind.UART) -> tuple[Pin, ...]:
+        """The ports ``clk_pin`` and ``led``, and between them those of ``link``: ``rx`` and ``tx``,
+        or ``sck``, ``cs_n``, ``copi`` and ``cipo``.
+
+        Raises
+        ------
+        PlanError
+            The board has no such link.
+        """
         manager = self._manager()
 
         def pin(port: str, place: Any) -> Pin:
@@ -107,17 +127,27 @@ class Board:
             return Pin(port=port, site=metadata.name, attributes=dict(metadata.attrs),
                        inverted=inverted)
 
-        uart = manager.request("uart", 0, dir="-")
+        match link:
+            case LinkKind.UART:
+                uart = manager.request("uart", 0, dir="-")
+                line: tuple[Pin, ...] = (pin("rx", uart.rx), pin("tx", uart.tx))
+            case LinkKind.SPI:
+                if self.spi is None:
+                    raise PlanError(f"board '{self.name}' must have SPI for --link spi, but none "
+                                    "of its pins are known for it; use --link uart")
+                spi = manager.request("spi", 0, dir="-")
+                select = pin("cs_n", spi.cs)
+                line = (pin("sck", spi.clk), replace(select, inverted=not select.inverted),
+                        pin("copi", spi.copi), pin("cipo", spi.cipo))
         name, *colour = self.led
         led = manager.request(name, 0, dir="-")
-        return (pin("clk_pin", manager.request(self.platform.default_clk, 0, dir="-")),
-                pin("rx", uart.rx), pin("tx", uart.tx),
+        return (pin("clk_pin", manager.request(self.platform.default_clk, 0, dir="-")), *line,
                 pin("led", getattr(led, colour[0]) if colour else led))
 
-    def constraints(self) -> str:
-        """The pins and the clock as nextpnr reads them: PCF or LPF."""
+    def constraints(self, link: LinkKind = LinkKind.UART) -> str:
+        """The pins and the clock as nextpnr reads them: PCF or LPF; `PlanError` as `pins`."""
         lines = _pcf if self.target.family is Family.ICE40 else _lpf
-        return "".join(f"{line}\n" for line in lines(self.pins, self.clock_hz / 1e6))
+        return "".join(f"{line}\n" for line in lines(self.pins(link), self.clock_hz / 1e6))
 
     def load_command(self, file: str) -> str:
         """Command line that loads the bitstream ``file``."""

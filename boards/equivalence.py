@@ -201,7 +201,8 @@ def equivalences(examples: Sequence[Example], others: Sequence[Obligation],
     examples : sequence of Example
         The netlist gives what the component gives.
     others : sequence of Obligation
-        Of components that give no stream: what is claimed of them holds for their netlists.
+        Of components without streams, or with pins beside them: what is claimed of them holds for
+        their netlists.
     """
     seen: set[type] = set()
     for example in examples:

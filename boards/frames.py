@@ -6,7 +6,7 @@ import zlib
 from nomul.hw.crc import CRC_BYTES
 from nomul.hw.frames import ESCAPE, ESCAPED, FLAG
 
-__all__ = ["Decoder", "encode"]
+__all__ = ["Decoder", "Sieve", "encode"]
 
 
 def encode(content: bytes) -> bytes:
@@ -51,3 +51,35 @@ class Decoder:
                 self._frame.append(byte ^ ESCAPED if self._escaped else byte)
                 self._escaped = False
         return frames
+
+
+class Sieve:
+    """Bytes off SPI to those that say something.
+
+    Where a board has nothing to say it sends flags, and within a frame pairs of escapes. Flags
+    behind a flag and pairs of escapes are left out, and so is all that comes before the first
+    flag: a board sends one at least, and what nothing drives is no board.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._idle = False  # the last byte was a flag
+        self._escaping = False  # it was an escape, and the next one tells what for
+
+    def feed(self, content: bytes) -> bytes:
+        """What is left of ``content``."""
+        left = bytearray()
+        for byte in content:
+            self._begun |= byte == FLAG
+            if not self._begun:
+                continue
+            if byte == ESCAPE:
+                self._escaping = not self._escaping
+                continue
+            if self._escaping:
+                left.append(ESCAPE)
+            if byte != FLAG or self._escaping or not self._idle:
+                left.append(byte)
+            self._escaping = False
+            self._idle = byte == FLAG
+        return bytes(left)

@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nomul.boards.frames import Decoder, encode
+from nomul.boards.ports import BoardError, LinePort
 from nomul.compiler.emit import Port
-from nomul.compiler.errors import ToolError
 from nomul.compiler.network import Network
 from nomul.compiler.values import Ints
 from nomul.hw.link import CLASS_BYTES, DIGEST_BYTES, VERSION, Command, Refusal, Reply
 from nomul.sim.golden import check_images
 
-__all__ = ["BoardError", "Client", "LinePort", "Result", "Status", "open_port"]
+__all__ = ["Client", "Result", "Status"]
 
 # Times that a request is sent, and reads that may bring nothing but other frames or noise.
 _TRIES = 4
@@ -35,23 +34,6 @@ _REASONS = {Refusal.COMMAND: f"does not know it; {_LOAD}",
             Refusal.LENGTH: f"takes images of another size; {_LOAD}",
             Refusal.OVERRUN: "cannot take images as fast as they come; make a bitstream with a "
                              "larger --queue or a lower --baud"}
-
-
-class BoardError(ToolError):
-    """A board that does not answer, or not as it should."""
-
-
-class LinePort(Protocol):
-    """A line of bytes, such as a serial port of pySerial or a `nomul.sim.line.LineSimulation`."""
-
-    def write(self, content: bytes, /) -> int | None:
-        """Send ``content``."""
-
-    def read(self, size: int = 1, /) -> bytes:
-        """Up to ``size`` bytes that have come; fewer once the port's timeout is over."""
-
-    def close(self) -> None:
-        """Let go of the port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,28 +69,6 @@ class Result:
 
     label: int
     scores: NDArray[np.int64] | None
-
-
-def open_port(name: str, baud: int, *, timeout: float = 1.0) -> LinePort:
-    """The serial port ``name``.
-
-    Raises
-    ------
-    BoardError
-        pySerial is missing, or the port is, or it cannot be opened.
-    """
-    try:
-        import serial
-    except ModuleNotFoundError as error:
-        raise BoardError("package 'pyserial' must be installed to talk to a board; "
-                         "pip install 'nomul[host]'") from error
-    try:
-        port: LinePort = serial.serial_for_url(name, baudrate=baud, timeout=timeout)
-    except (serial.SerialException, OSError, ValueError) as error:
-        raise BoardError(f"port '{name}' must be a serial port that can be opened, but: "
-                         f"{error}; look at its name and permissions, and whether the board is "
-                         "plugged in") from error
-    return port
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""iCE40-HX8K breakout board: serial line through the FTDI chip's second channel."""
+"""iCE40-HX8K breakout board: serial line through the FTDI chip's second channel, SPI on J2."""
 from __future__ import annotations
 
+from amaranth.build import Attrs
 from amaranth_boards.ice40_hx8k_b_evn import ICE40HX8KBEVNPlatform
+from amaranth_boards.resources import SPIResource
 
 from nomul.boards.board import Board
 
@@ -16,4 +18,7 @@ ICE40_HX8K_B_EVN = Board(
     loader="iceprog -S {file}",
     baud=1_000_000,
     line="USB, second serial port",
+    spi="header J2, pins 9 to 12: CS, COPI, CIPO, SCK",
+    resources=(SPIResource(0, cs_n="9", copi="10", cipo="11", clk="12", conn=("j", 2),
+                           attrs=Attrs(IO_STANDARD="SB_LVCMOS", PULLUP=1), role="peripheral"),),
 )

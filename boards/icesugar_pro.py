@@ -1,4 +1,8 @@
-"""iCESugar-Pro: serial line through the iCELink on its carrier board."""
+"""iCESugar-Pro: serial line through the iCELink on its carrier board.
+
+Of the module's edge connector `amaranth-boards` knows the pins, but not where a carrier has them:
+so there is no SPI.
+"""
 from __future__ import annotations
 
 from amaranth_boards.icesugar_pro import ICESugarProPlatform

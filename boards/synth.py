@@ -251,8 +251,8 @@ def _check_fit(name: str, target: Target, netlist: Netlist, component: wiring.Co
     if excess:
         remedies = ["fewer lanes (--fold)", "fewer block RAMs (--lean)"]
         if (netlist.counts.bram > capacity.bram and isinstance(component, BoardTop)
-                and component.core.depth > Queue.registers):
-            remedies.append(f"none for the serial line (--queue {Queue.registers})")
+                and component.core.linked.depth > Queue.registers):
+            remedies.append(f"none for the line (--queue {Queue.registers})")
         raise FitError(f"network '{name}' does not fit {target.name}: {'; '.join(excess)}; "
                        f"use {', '.join(remedies)} or a larger chip")
 

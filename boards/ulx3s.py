@@ -1,9 +1,11 @@
-"""ULX3S with each of its chips: serial line through the FT231X."""
+"""ULX3S with each of its chips: serial line through the FT231X, SPI on the header."""
 from __future__ import annotations
 
 from typing import Any
 
+from amaranth.build import Attrs
 from amaranth_boards import ulx3s
+from amaranth_boards.resources import SPIResource
 
 from nomul.boards.board import Board
 
@@ -19,6 +21,10 @@ def _board(size: str, platform: Any) -> Board:
         loader="openFPGALoader -b ulx3s {file}",
         baud=1_000_000,
         line="USB port US1",
+        spi="header pins GP0 to GP3: CS, COPI, CIPO, SCK",
+        resources=(SPIResource(0, cs_n="0+", copi="1+", cipo="2+", clk="3+", conn=("gpio", 0),
+                               attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP"),
+                               role="peripheral"),),
     )
 
 

@@ -1,4 +1,4 @@
-"""cocotb benches with models of buses that others wrote, run inside the simulator.
+"""cocotb benches with models of buses, run inside the simulator; but for SPI, others wrote them.
 
 The test to run and what it plays come in the file that ``NOMUL_BENCH`` names.
 """
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,71 @@ async def uart(dut: Any) -> None:
                 await _reset(dut, step["cycles"])
     await Timer(40 * bit, "ns")
     assert sink.empty(), "nothing may come that was not asked for"
+
+
+class _Controller:
+    """An SPI controller in mode 0, whose clock has nothing to do with the circuit's.
+
+    cocotbext-spi 0.5 has one too, but for cocotb 1.
+    """
+
+    def __init__(self, dut: Any, period: float) -> None:
+        self._dut = dut
+        self._half = round(period * PERIOD * 500)  # in picoseconds
+        dut.sck.value, dut.cs_n.value, dut.copi.value = 0, 1, 0
+
+    async def transfer(self, content: bytes, *, bits: int | None = None, lost: int = -1,
+                       extra: int = -1) -> bytes:
+        """Bytes that come while ``content`` goes; only the first ``bits`` of it, with one pulse of
+        the clock lost or doubled where ``lost`` or ``extra`` say."""
+        dut, read = self._dut, []
+        levels = [byte >> 7 - n & 1 for byte in content for n in range(8)][:bits]
+        dut.cs_n.value = 0
+        for number, level in enumerate(levels):
+            dut.copi.value = level
+            await Timer(self._half, "ps")
+            for _ in range((number != lost) + (number == extra)):
+                assert int(dut.cipo_oe.value), "CIPO must be driven while selected"
+                read.append(int(dut.cipo.value))
+                dut.sck.value = 1
+                await Timer(self._half, "ps")
+                dut.sck.value = 0
+                if number == extra:
+                    await Timer(self._half, "ps")
+        await Timer(self._half, "ps")
+        dut.cs_n.value = 1
+        await Timer(self._half, "ps")
+        assert not int(dut.cipo_oe.value), "CIPO must be released when not selected"
+        return bytes(sum(bit << 7 - n for n, bit in enumerate(read[at:at + 8]))
+                     for at in range(0, len(read) - 7, 8))
+
+
+@cocotb.test()
+async def spi(dut: Any) -> None:
+    """Frames to the circuit and from it, with trouble between them."""
+    bench = _bench()
+    Clock(dut.clk, PERIOD, unit="ns").start()
+    controller = _Controller(dut, bench["period"])
+    await _reset(dut)
+    await Timer(round(bench["phase"] * 1000 * PERIOD), "ps")
+    raw = b""
+    for step in bench["steps"]:
+        match step["do"]:
+            case "send":
+                raw += await controller.transfer(bytes.fromhex(step["bytes"]),
+                                                 **step.get("trouble", {}))
+            case "expect":
+                due, got = bytes.fromhex(step["bytes"]), b""
+                for _ in range(bench["limit"]):
+                    raw += await controller.transfer(b"\x7e" * 5)
+                    # Pairs of escapes, and flags beside each other, say nothing.
+                    got = re.sub(rb"\x7e+", b"\x7e", raw.replace(b"\x7d\x7d", b""))
+                    if got.count(b"\x7e") > 2 and raw.endswith(b"\x7e"):
+                        break
+                assert got.strip(b"\x7e") == due.strip(b"\x7e"), (
+                    f"{step['why']}: must be {due.hex()}, not {got.hex()}")
+                raw = b""
+            case "forget":
+                raw = b""
+            case "reset":
+                await _reset(dut, step["cycles"])

@@ -1,8 +1,8 @@
-"""A circuit with a serial line in Verilator, as a port of bytes.
+"""A circuit with a link in Verilator; with a serial line, as a port of bytes.
 
-The circuit is compiled to a program that turns bytes into the levels of its pin ``rx``, cycle by
-cycle, and those of ``tx`` back into bytes. It runs as fast as it can, and rests when nothing
-happens.
+The circuit is compiled to a program that turns bytes into the levels of its pins, such as ``rx``,
+cycle by cycle, and those of others, such as ``tx``, back into bytes. It runs as fast as it
+can, and rests when nothing happens.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nomul.compiler.errors import ToolError
 from nomul.sim.stimulus import compile_program
 from nomul.sim.verilator import check_simulator
 
-__all__ = ["LineSimulation", "Play", "compiled_line"]
+__all__ = ["LineSimulation", "Play", "Simulation", "compiled_line"]
 
 _CHUNK = 1 << 16
 
@@ -42,15 +42,17 @@ class Play(enum.IntEnum):
 
 
 @contextmanager
-def compiled_line(verilog: str, top: str) -> Iterator[Path]:
-    """The program that simulates a circuit with a serial line; it is gone after the block.
+def compiled_line(verilog: str, top: str, program: str = "line") -> Iterator[Path]:
+    """The program that simulates a circuit with a link; it is gone after the block.
 
     Parameters
     ----------
     verilog : str
-        The circuit, with ports ``clk``, ``rst``, ``rx``, ``tx``, and maybe others.
+        The circuit, with ports ``clk``, ``rst``, those of the link, and maybe others.
     top : str
         Its module.
+    program : str
+        ``line`` for a serial line, ``spi_line`` for SPI.
 
     Raises
     ------
@@ -60,30 +62,27 @@ def compiled_line(verilog: str, top: str) -> Iterator[Path]:
     check_simulator()
     with tempfile.TemporaryDirectory(prefix="nomul-") as name:
         (Path(name) / "network.v").write_text(verilog)
-        yield compile_program("line", top, Path(name), lambda *_: None)
+        yield compile_program(program, top, Path(name), lambda *_: None)
 
 
-class LineSimulation:
-    """A running simulation; it reads and writes like a serial port of pySerial.
+class Simulation:
+    """A running simulation of a circuit with a link.
 
     Parameters
     ----------
     program : Path
         Of `compiled_line`.
-    divisor : int
-        Cycles of a bit.
-    patience : int
-        Cycles after the last byte for which the clock runs on; longer than any answer takes.
+    arguments : int
+        Of the program.
     timeout : float
         Seconds that `read` waits.
     """
 
-    def __init__(self, program: Path, *, divisor: int, patience: int, timeout: float = 60.0,
-                 ) -> None:
+    def __init__(self, program: Path, *arguments: int, timeout: float) -> None:
         self.timeout = timeout
         self._received = b""
         self._process = subprocess.Popen(
-            [str(program), str(divisor), str(patience)], bufsize=0,
+            [str(program), *map(str, arguments)], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -95,12 +94,7 @@ class LineSimulation:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def write(self, content: bytes) -> int:
-        """Send ``content``; its length."""
-        self.play((byte, Play.BYTE) for byte in content)
-        return len(content)
-
-    def play(self, items: Iterable[tuple[int, Play]]) -> None:
+    def play(self, items: Iterable[tuple[int, enum.IntEnum]]) -> None:
         """Send whatever ``items`` say: values of 0 to 255 and what to do with them."""
         content = memoryview(bytes(part for item in items for part in item))
         # What the circuit answers is taken meanwhile, so that neither side waits for the other.
@@ -156,3 +150,28 @@ class LineSimulation:
         _, error = self._process.communicate()
         return ToolError("simulation must run on, but ended: "
                          f"{error.decode(errors='replace').strip().removeprefix('Error: ')}")
+
+
+class LineSimulation(Simulation):
+    """A running simulation; it reads and writes like a serial port of pySerial.
+
+    Parameters
+    ----------
+    program : Path
+        Of `compiled_line`.
+    divisor : int
+        Cycles of a bit.
+    patience : int
+        Cycles after the last byte for which the clock runs on; longer than any answer takes.
+    timeout : float
+        Seconds that `read` waits.
+    """
+
+    def __init__(self, program: Path, *, divisor: int, patience: int, timeout: float = 60.0,
+                 ) -> None:
+        super().__init__(program, divisor, patience, timeout=timeout)
+
+    def write(self, content: bytes) -> int:
+        """Send ``content``; its length."""
+        self.play((byte, Play.BYTE) for byte in content)
+        return len(content)

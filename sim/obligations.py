@@ -27,8 +27,8 @@ from nomul.sim.formal import (
     stream_ports,
 )
 
-__all__ = ["Example", "GivesRows", "LoadsRight", "Multiplies", "Obligation", "each_element",
-           "elements", "in_beats", "looked_up", "total"]
+__all__ = ["Example", "GivesRows", "LoadsRight", "Multiplies", "Obligation", "Restless",
+           "each_element", "elements", "in_beats", "looked_up", "total"]
 
 Factory = Callable[[], Any]
 
@@ -135,7 +135,7 @@ class Example:
         yield about(claim="a stalled payload stays valid and unchanged",
                     twin="payload changes in every cycle",
                     make=lambda: StreamRules(self.make()),
-                    broken=lambda: StreamRules(_Restless(self.make())))
+                    broken=lambda: StreamRules(Restless(self.make())))
         yield about(claim="payload and valid do not depend on ready",
                     twin="valid waits for ready",
                     make=lambda: Independence([self.make(), self.make()]),
@@ -161,7 +161,7 @@ class _Around(wiring.Component):  # type: ignore[misc]
         return m
 
 
-class _Restless(_Around):
+class Restless(_Around):
     """What leaves changes in every cycle."""
 
     def elaborate(self, platform: object) -> Module:

@@ -33,6 +33,7 @@ from nomul.hw.product import (
 )
 from nomul.hw.replay import Replay
 from nomul.hw.sparse import SparseDots
+from nomul.hw.spi import SpiPeripheral
 from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, vector
 from nomul.hw.table import Cycle, Storage
@@ -47,14 +48,16 @@ from nomul.sim.obligations import (
     LoadsRight,
     Multiplies,
     Obligation,
+    Restless,
     each_element,
     elements,
     in_beats,
     looked_up,
     total,
 )
+from nomul.sim.spi_claim import Exchanges, PinnedRules
 
-__all__ = ["EXAMPLES", "HARDWARE", "OTHERS"]
+__all__ = ["EXAMPLES", "HARDWARE", "OTHERS", "PINNED"]
 
 def _same(beats: Beats) -> Beats:
     """What comes at ``i`` leaves at ``o``."""
@@ -504,5 +507,18 @@ OTHERS = (
     _loads([0x5a1, 0x203], [0x5a1, 0x213], Storage.BLOCK, width=11),
 )
 
+#: What is proved of components that have pins of another clock beside their streams.
+PINNED = (
+    Obligation(component=SpiPeripheral, sizes="any pins",
+               claim="a stalled payload stays valid and unchanged",
+               twin="payload changes in every cycle", make=lambda: PinnedRules(SpiPeripheral()),
+               broken=lambda: PinnedRules(Restless(SpiPeripheral()))),
+    Obligation(component=SpiPeripheral, sizes="SCK low for 4 cycles or more",
+               claim="bytes pass both ways, whole and in order; of one cut off a damaged one",
+               twin="SCK low for 3 cycles", make=lambda: Exchanges(SpiPeripheral(), low=4),
+               broken=lambda: Exchanges(SpiPeripheral(), low=3), slow=True),
+)
+
 #: All that is proved of ``nomul.hw``.
-HARDWARE = (*(obligation for example in EXAMPLES for obligation in example.obligations()), *OTHERS)
+HARDWARE = (*(obligation for example in EXAMPLES for obligation in example.obligations()), *OTHERS,
+            *PINNED)

@@ -298,6 +298,8 @@ def test_missing_packages(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch
      ("has no setting 'fraction'",)),
     (("train", "digits", "--epochs", "0", "-o", "x.nomul"), ("epochs must be at least 1",)),
     (("synth", "BUILD"), ("a chip or a board must be named",)),
+    (("synth", "BUILD", "--board", "icesugar-pro", "--link", "spi"),
+     ("board 'icesugar-pro' must have SPI", "--link uart")),
     (("sim", "BUILD", "--images", "0"), ("number of images must be at least 1",)),
     (("sim", "BUILD", "--stall", "1.5"), ("chance of a stall",)),
     (("report", "nowhere"), ("nowhere", "must exist")),
@@ -376,7 +378,7 @@ def test_weights_in_spram_from_the_command_line(run: Run, net: Path, tmp_path: P
     refused(run(*build, "--board", "icebreaker", "-o", tmp_path / "c"),
             "block RAM for board 'icebreaker'", "--weights-in block")
     refused(run("synth", built, "--board", "icebreaker"), "block RAM for board 'icebreaker'")
-    refused(run("run", built, "--simulate"), "block RAM for a serial line")
+    refused(run("run", built, "--simulate"), "block RAM for a board's link")
     refused(run("faults", built), "block RAM for upsets")
     refused(run("asic", built, "-o", tmp_path / "asic"), "block RAM for an ASIC")
     code, _, err = run("build", net, "--weights-in", "spram", "-o", tmp_path / "c")

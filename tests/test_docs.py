@@ -23,7 +23,8 @@ def test_every_component_says_latency_and_throughput() -> None:
     silent = [row for row in rows if row.endswith("|  |") or "|  |" in row]
     # Ports and chains have the latency of what is inside.
     assert {re.match(r"\| `nomul\.hw\.(\w+\.\w+)`", row)[1] for row in silent} == {  # type: ignore
-        "axis.AxisTop", "chain.Chain", "graph.Graph", "link.Link", "serial_top.SerialTop"}
+        "axis.AxisTop", "chain.Chain", "graph.Graph", "link.Link", "serial_top.LinkedNetwork",
+        "serial_top.SerialTop", "serial_top.SpiTop"}
 
 
 def test_files_that_the_readme_names_exist() -> None:

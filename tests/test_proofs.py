@@ -23,7 +23,7 @@ from nomul.hw.branch import Queue
 from nomul.hw.frames import Framer, Unframer
 from nomul.hw.link import Feeder, Link, Replier, RequestReader, ResultBytes
 from nomul.hw.product import Products
-from nomul.hw.serial_top import SerialTop
+from nomul.hw.serial_top import LinkedNetwork, SerialTop, SpiTop
 from nomul.hw.staircase import Offset
 from nomul.hw.uart import UartReceiver, UartTransmitter
 from nomul.proofs import OBLIGATIONS, SHELL, page
@@ -38,7 +38,7 @@ from nomul.sim.formal import (
     stream_ports,
 )
 from nomul.sim.obligations import Obligation
-from nomul.sim.proofs import EXAMPLES, OTHERS
+from nomul.sim.proofs import EXAMPLES, OTHERS, PINNED
 
 pytestmark = pytest.mark.formal
 
@@ -59,8 +59,8 @@ def test_it_is_proved_and_its_broken_twin_refuted(obligation: Obligation, tmp_pa
 
 #: What makes up a serial line has events and verdicts, no function of vectors: stream rules are
 #: proved in tests/hw/test_frames.py and test_link.py, and it is played through noise in tests/sim.
-SERIAL = {Feeder, Framer, Link, Replier, RequestReader, ResultBytes, SerialTop, UartReceiver,
-          UartTransmitter, Unframer}
+SERIAL = {Feeder, Framer, Link, LinkedNetwork, Replier, RequestReader, ResultBytes, SerialTop,
+          SpiTop, UartReceiver, UartTransmitter, Unframer}
 
 
 def test_every_component_is_on_the_list() -> None:
@@ -71,7 +71,7 @@ def test_every_component_is_on_the_list() -> None:
              if issubclass(cls, wiring.Component) and cls.__module__ == module.__name__
              and not name.startswith("_")}
     streaming = {example.component for example in (*EXAMPLES, *SHELL)}
-    others = {obligation.component for obligation in OTHERS}
+    others = {obligation.component for obligation in (*OTHERS, *PINNED)}
     assert found == streaming | others | SERIAL | {Products}  # a base without a circuit
     assert all(stream_ports(example.make()) for example in (*EXAMPLES, *SHELL))
     assert all(port.is_input for obligation in OTHERS

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nomul.boards.host import LinePort
+from nomul.boards.board import LinkKind
+from nomul.boards.ports import LinePort
 from nomul.build import BuildFolder, open_build
 from nomul.cli import main
 from nomul.compiler.errors import DataError
@@ -57,7 +58,7 @@ def simulated(line: LinePort, monkeypatch: pytest.MonkeyPatch) -> None:
     """`nomul run` takes the ``line`` that is there, and leaves it open."""
 
     class Kept:
-        def __init__(self, _built: BuildFolder) -> None: ...
+        def __init__(self, _built: BuildFolder, _link: LinkKind) -> None: ...
 
         def __enter__(self) -> LinePort:
             return line
@@ -186,7 +187,7 @@ def test_a_board_at_a_port(run: Run, built: Path, digits: Network, folder: Path,
         port.closed = False
         return port
 
-    monkeypatch.setattr("nomul.boards.host.open_port", open_port)
+    monkeypatch.setattr("nomul.boards.ports.open_port", open_port)
     sent = codes_of(pixels(2, seed=3), digits)
     np.save("two.npy", sent)
     note(built, digits, icebreaker={"baud": 1_000_000, "clock_mhz": 40.5})
@@ -216,11 +217,37 @@ def test_a_board_at_a_port(run: Run, built: Path, digits: Network, folder: Path,
     assert port.closed
 
 
+@pytest.mark.cocotb
+def test_a_simulated_board_with_spi(run: Run, built: Path, digits: Network, folder: Path) -> None:
+    sent = codes_of(pixels(3, seed=8), digits)
+    np.save("three.npy", sent)
+    code, out, err = run("run", built, "--simulate", "--link", "spi", "three.npy")
+    assert (code, err) == (0, "")
+    assert classes(out) == golden(digits, sent).classes.tolist()
+    assert "frames damaged on the line 0, refused 0" in out
+
+
+@pytest.mark.parametrize(("link", "port", "kind", "other"), [
+    ("spi", "/dev/ttyUSB1", "SPI (/dev/spidevB.C or ftdi://...)", "uart"),
+    ("uart", "/dev/spidev0.0", "a serial port", "spi"),
+    ("uart", "ftdi://ftdi:232h/1", "a serial port", "spi")])
+def test_ports_of_another_link_are_refused(run: Run, built: Path, digits: Network, folder: Path,
+                                           link: str, port: str, kind: str, other: str) -> None:
+    np.save("two.npy", codes_of(pixels(2, seed=3), digits))
+    note(built, digits, icebreaker={"link": link, "baud": 1_000_000, "clock_mhz": 40.5})
+    refused(run("run", built, "--port", port, "two.npy"),
+            f"port '{port}' must be {kind}, as the bitstream for icebreaker has it",
+            f"nomul synth --link {other}")
+
+
 def test_a_port_that_cannot_be_opened(run: Run, built: Path, digits: Network, folder: Path) -> None:
     np.save("two.npy", codes_of(pixels(2, seed=3), digits))
     note(built, digits, icebreaker={"baud": 1_000_000, "clock_mhz": 40.5})
     refused(run("run", built, "--port", "/dev/nomul-none", "two.npy"),
             "port '/dev/nomul-none' must be a serial port that can be opened")
+    note(built, digits, icebreaker={"link": "spi", "baud": 5_000_000, "clock_mhz": 40.5})
+    refused(run("run", built, "--port", "ftdi://nomul", "two.npy"),
+            "port 'ftdi://nomul' must be an FTDI chip that can be opened")
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -257,6 +284,8 @@ def test_bad_arguments(run: Run, built: Path, folder: Path) -> None:
     for option in (("--board", "icebreaker"), ("--baud", 9600)):
         misused(run("run", built, "--simulate", *option),
                 "--board and --baud belong to --port; leave them out")
+    misused(run("run", built, "--port", "COM5", "--link", "spi"),
+            "--link belongs to --simulate; leave it out")
     refused(run("run", folder / "none", "--simulate"), "must hold a build", "nomul build")
     refused(run("run", built, "--simulate", "--data", "imagenet"), "'imagenet' must be")
 

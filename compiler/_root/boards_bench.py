@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nomul.boards.board import Board
+from nomul.boards.board import Board, LinkKind
 from nomul.boards.catalogue import ALL_BOARDS, find_board
 from nomul.boards.on_board import synthesize_on_board
 from nomul.compiler.files import replace_file
@@ -68,8 +68,10 @@ def measure(network: Network, board: Board, folder: Path) -> Measured:
 
 def boards_page(network: Network, measured: Sequence[Measured]) -> str:
     """Text of docs/boards.md."""
+    spi = [(board.name, " ".join(pin.site for pin in board.pins(LinkKind.SPI)[1:-1]), board.spi)
+           for board in ALL_BOARDS.values() if board.spi is not None]
     lines = [(board.name, board.title, f"{board.clock_hz / 1e6:g} MHz",
-              " ".join(pin.site for pin in board.pins), board.line, board.baud,
+              " ".join(pin.site for pin in board.pins()), board.line, board.baud,
               f"`{board.load_command('FILE')}`") for board in ALL_BOARDS.values()]
     return "\n\n".join((
         "# Boards",
@@ -79,6 +81,8 @@ def boards_page(network: Network, measured: Sequence[Measured]) -> str:
         _INTRODUCTION,
         table(("board", "called", "clock", "pins: clock, RX, TX, LED", "serial line", "baud",
                "to load it"), lines),
+        _SPI,
+        table(("board", "pins: SCK, CS, COPI, CIPO", "SPI"), spi),
         _NOTES,
         f"## The {network.name} network on them",
         f"One lane a layer, the best of {_SEEDS} placements by nextpnr's model of timing. The "
@@ -110,20 +114,28 @@ def _row(one: Measured) -> Row:
 
 
 _INTRODUCTION = """\
-A build for a board has its pins, its clock through the chip's PLL, and a serial line
+A build for a board has its pins, its clock through the chip's PLL, and a serial line or SPI
 ([link.md](link.md)) in the place of the AXI4-Streams:
 
     nomul build digits.nomul --board icebreaker -o build/
     nomul synth build/
     nomul run build/ --port /dev/ttyUSB1 seven.png"""
 
+_SPI = """\
+`nomul synth --link spi` puts SPI in the place of the serial line, where a board has it. SCK may be
+an eighth of the clock. Levels are those of 3.3 V; board and host must share their ground."""
+
 _NOTES = """\
 Pins are those of `amaranth-boards`. The OrangeCrab's USB belongs to the FPGA, so its serial line
-is on the headers. iCESugar-Pro and OrangeCrab begin with 115,200 baud, because what stands between
-them and the computer is not known to be faster; `nomul synth --baud` sets another one. To the
-tools an ECP5 12F is a 25F with another number, and so are its capacities here; Lattice sells it
-with half as many cells. None of these bitstreams has been on a real board yet: what is proved, in
-simulation, is the circuit behind the PLL, from pin to pin."""
+is on the headers. SPI of the iCEBreaker is in the order of the standard for PMODs. Of the
+OrangeCrab it is on the pins that its form names so, with any free one for the chip-select; of the
+ULX3S and the HX8K board on four free pins of a header. Of the iCESugar-Pro `amaranth-boards`
+knows the module's pins, but not where a carrier has them, so it has no SPI. The ESP32 on the ULX3S
+cannot run `nomul run`, so its pins are not used. iCESugar-Pro and OrangeCrab begin with 115,200
+baud, because what stands between them and the computer is not known to be faster; `nomul synth
+--baud` sets another one. To the tools an ECP5 12F is a 25F with another number, and so are its
+capacities here; Lattice sells it with half as many cells. None of the bitstreams has been on a real
+board yet: what is proved, in simulation, is the circuit behind the PLL, from pin to pin."""
 
 
 def main(docs: Path, names: Sequence[str] = ()) -> None:

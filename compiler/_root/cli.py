@@ -310,19 +310,22 @@ def _play_all(built: BuildFolder, chosen: Images, netlist: str | None, **options
 @build_argument
 @click.option("--target", "targets", multiple=True, help="Chip; may be given several times.  "
               "[default: those of the build]")
-@click.option("--board", "boards", multiple=True, help="Board, with its pins, clock and serial "
-              "line; may be given several times.  [default: those of the build]")
+@click.option("--board", "boards", multiple=True, help="Board, with its pins, clock and link; "
+              "may be given several times.  [default: those of the build]")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True,
               help="Placements to try.")
 @click.option("--clock", type=float, help="Clock to aim at, in MHz; a board gets one that it "
               "meets.  [default: the chip's; of a board the fastest that it meets]")
-@click.option("--baud", type=int, help="Bits a second on a board's serial line.  [default: the "
-              "board's]")
-@click.option("--queue", type=click.IntRange(1), help="Bytes off a board's serial line that may "
+@click.option("--link", type=click.Choice(("uart", "spi")), default="uart", show_default=True,
+              help="What joins a board to its host: a serial line or SPI.")
+@click.option("--baud", type=int, help="Bits a second on a board's line; over SPI at most.  "
+              "[default: the board's; over SPI the clock / 8]")
+@click.option("--queue", type=click.IntRange(1), help="Bytes off a board's line that may "
               "wait before the network.  [default: those that come in an inference]")
 @click.option("--jobs", type=click.IntRange(1), help="Placements at a time.  [default: all cores]")
 def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds: int,
-          clock: float | None, baud: int | None, queue: int | None, jobs: int | None) -> None:
+          clock: float | None, link: str, baud: int | None, queue: int | None,
+          jobs: int | None) -> None:
     """Synthesize BUILD, place and route it, and pack a bitstream.
 
     For a chip, pins are anywhere, and Fmax says what the clock could be. For a board, the
@@ -332,7 +335,9 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
     Example:
       nomul synth build/ --target ice40-hx8k --target ecp5-25k
       nomul synth build/ --board icebreaker
+      nomul synth build/ --board icebreaker --link spi
     """
+    from nomul.boards.board import LinkKind
     from nomul.boards.catalogue import find_board
     from nomul.boards.targets import target as find_target
     from nomul.build import open_build
@@ -350,8 +355,9 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
     chips |= {board.name: board for board in map(find_board, boards)}
     with bars() as report:
         results, errors = synthesize_build(
-            built, list(chips.values()), seeds=range(1, seeds + 1), clock_mhz=clock, baud=baud,
-            queue=queue, jobs=jobs, command=command_line(), progress=report)
+            built, list(chips.values()), seeds=range(1, seeds + 1), clock_mhz=clock,
+            link=LinkKind(link), baud=baud, queue=queue, jobs=jobs,
+            command=command_line(), progress=report)
     print_table(f"{built.network.name} on gates",
            {"chip": False, "logic cells": True, "of": True, "LUT4": True, "carry": True,
             "FF": True, "block RAM": True, "DSP": True, "Fmax min / median / max (MHz)": True},
@@ -361,9 +367,9 @@ def synth(folder: Path, targets: tuple[str, ...], boards: tuple[str, ...], seeds
             for name, r in results.items()])
     on_boards = {name: r["board"] for name, r in results.items() if "board" in r}
     if on_boards:
-        print_table("On boards", {"board": False, "clock (MHz)": True, "baud": True,
-                                  "to load it": False},
-                    [(name, f"{b['clock_mhz']:.2f}, met", b["baud"], b["load"])
+        print_table("On boards", {"board": False, "clock (MHz)": True, "link": False,
+                                  "bits/s": True, "to load it": False},
+                    [(name, f"{b['clock_mhz']:.2f}, met", b["link"], b["baud"], b["load"])
                      for name, b in on_boards.items()])
     for name, b in on_boards.items():
         if b["missed_mhz"]:

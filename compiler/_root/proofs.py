@@ -21,7 +21,7 @@ from nomul.hw.branch import Queue
 from nomul.hw.stream import vector
 from nomul.sim.formal import Beats, Proof, Verdict
 from nomul.sim.obligations import Example, Obligation
-from nomul.sim.proofs import EXAMPLES, HARDWARE, OTHERS
+from nomul.sim.proofs import EXAMPLES, HARDWARE, OTHERS, PINNED
 
 __all__ = ["OBLIGATIONS", "SHELL", "page"]
 
@@ -70,7 +70,7 @@ SHELL = (
 #: Everything there is to prove.
 OBLIGATIONS: tuple[Obligation, ...] = (
     *HARDWARE, *(o for example in SHELL for o in example.obligations()),
-    *equivalences((*EXAMPLES, *SHELL), OTHERS))
+    *equivalences((*EXAMPLES, *SHELL), (*OTHERS, *PINNED)))
 
 
 def page(proofs: Iterable[tuple[Obligation, Proof, Proof]]) -> str:

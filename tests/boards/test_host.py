@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import builtins
 import re
+import sys
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nomul.boards.board import LinkKind
 from nomul.boards.frames import Decoder, encode
-from nomul.boards.host import BoardError, Client, open_port
+from nomul.boards.host import Client
+from nomul.boards.ports import BoardError, SpiPort, link_of, open_port
 from nomul.build import write_build
 from nomul.compiler.emit import Port
 from nomul.compiler.errors import DataError
@@ -22,6 +26,7 @@ from nomul.compiler.network import Network
 from nomul.compiler.planner import make_plan
 from nomul.compiler.storage import load
 from nomul.compiler.values import Ints, Levels
+from nomul.hw.frames import ESCAPE, FLAG
 from nomul.hw.link import CLASS_BYTES, DIGEST_BYTES, VERSION, Command, Refusal, Reply
 from nomul.images import Images
 from nomul.running import simulated_board
@@ -365,13 +370,198 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_port("loop://", 9600)
 
 
+class FakeSpi:
+    """A controller, and behind it a board that answers a few bytes later, with pauses.
+
+    Parameters
+    ----------
+    board : FakeBoard
+    floating : bool
+        Whether nothing drives the pin.
+    """
+
+    def __init__(self, board: FakeBoard, *, floating: bool = False) -> None:
+        self.board = board
+        self.floating = floating
+        self.lengths: list[int] = []
+        self._queue: list[int] = []
+
+    def exchange(self, content: bytes) -> bytes:
+        self.lengths.append(len(content))
+        out = bytes((self._queue.pop(0) if self._queue else FLAG) for _ in content)
+        self.board.write(content)
+        while answer := self.board.read(1):
+            self._queue += [*answer, *([ESCAPE] * 4 if self._pauses(answer) else [])]
+        return b"\xff" * len(out) if self.floating else out
+
+    def _pauses(self, last: bytes) -> bool:
+        """Within a frame, but not between an escape and what it escapes."""
+        return last not in (bytes((FLAG,)), bytes((ESCAPE,))) and len(self._queue) % 3 == 0
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def over_spi(network: Network, board: FakeBoard, **options: Any) -> Client:
+    port = SpiPort(FakeSpi(board, **options), timeout=0.05)
+    return Client(port, network, s_axis=board.s_axis, m_axis=board.m_axis)
+
+
+def test_answers_over_spi(digits: Network) -> None:
+    board = FakeBoard(digits, axis(), axis())
+    sent = images(digits, 300, seed=1)
+    asked = over_spi(digits, board)
+    assert [result.label for result in asked.infer(sent)] == run(digits, sent).classes.tolist()
+    assert len(board.requests) == 301
+    asked.close()
+    assert board.closed
+
+
+def test_escaped_bytes_pass_between_pauses(digits: Network) -> None:
+    values = bytes((FLAG, ESCAPE, 0x5E, 0x5D, 0x20, 0, 255)) * 30
+    board = FakeBoard(digits, axis(), axis(), lambda _reply: encode(values))
+    port = SpiPort(FakeSpi(board), timeout=0.05)
+    port.write(encode(bytes((Command.QUERY, 1))))
+    got = b""
+    while not got.endswith(b"\x7e") or len(got) < 2:
+        got += port.read(1) + port.read(port.in_waiting)
+    assert got == encode(values)
+    assert port.read(1) == b""
+
+
+@pytest.mark.parametrize("trouble", [silent, damaged, late, lambda reply: encode(reply)[:-1]])
+def test_after_any_trouble_over_spi_it_asks_again(trouble: Mischief, digits: Network) -> None:
+    board = FakeBoard(digits, axis(), axis(), encode, trouble, trouble, trouble)
+    sent = images(digits, 2, seed=3)
+    results = list(over_spi(digits, board).infer(sent))
+    assert [result.label for result in results] == run(digits, sent).classes.tolist()
+
+
+def test_a_pin_that_nothing_drives_is_silence(digits: Network) -> None:
+    with pytest.raises(BoardError, match="board must answer request QUERY, but does not answer"):
+        over_spi(digits, FakeBoard(digits, axis(), axis()), floating=True)
+
+
+def test_long_requests_go_in_several_transactions(digits: Network) -> None:
+    controller = FakeSpi(FakeBoard(digits, axis(), axis()))
+    assert SpiPort(controller, timeout=0.05).write(bytes(10_000)) == 10_000
+    assert controller.lengths == [4096, 4096, 1808]
+
+
+@pytest.mark.parametrize(("name", "link"), [
+    ("/dev/spidev0.0", LinkKind.SPI), ("/dev/spidev10.2", LinkKind.SPI),
+    ("ftdi://ftdi:232h/1", LinkKind.SPI), ("/dev/ttyUSB0", LinkKind.UART), ("COM5", LinkKind.UART),
+    ("loop://", LinkKind.UART), ("/dev/spidev", LinkKind.UART)])
+def test_ports_are_told_by_their_names(name: str, link: LinkKind) -> None:
+    assert link_of(name) is link
+
+
+class FakeDevice:
+    """As ``spidev.SpiDev``."""
+
+    def __init__(self) -> None:
+        self.mode = self.max_speed_hz = -1
+        self.closed = False
+
+    def open(self, bus: int, select: int) -> None:
+        if bus == 9:
+            raise FileNotFoundError(2, "No such file or directory")
+        self.place = (bus, select)
+
+    def xfer2(self, values: list[int]) -> list[int]:
+        return [255 - value for value in values]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_spi_of_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeDevice] = []
+
+    def make() -> FakeDevice:
+        made.append(FakeDevice())
+        return made[-1]
+
+    monkeypatch.setitem(sys.modules, "spidev", SimpleNamespace(SpiDev=make))
+    port = open_port("/dev/spidev1.2", 5_000_000, timeout=0.01)
+    device, = made
+    assert (device.place, device.mode, device.max_speed_hz) == ((1, 2), 0, 5_000_000)
+    port.write(b"\x81\x02")
+    assert port.read(2) == b"\x7e\xfd"
+    port.close()
+    assert device.closed
+    with pytest.raises(BoardError) as error:
+        open_port("/dev/spidev9.0", 5_000_000)
+    assert str(error.value) == (
+        "port '/dev/spidev9.0' must be an SPI device that can be opened, but: [Errno 2] No such "
+        "file or directory; look at its name and permissions, and whether the board is plugged in")
+
+
+@pytest.mark.parametrize(("fastest", "baud", "asked"), [
+    # The chip divides its clock by whole numbers, and pyftdi takes the nearest one.
+    (30e6, 5_062_500, 5e6), (30e6, 4_000_000, 3.75e6), (6e6, 5_062_500, 3e6), (30e6, 50e6, 30e6)])
+def test_spi_of_an_ftdi_chip(fastest: float, baud: int, asked: float,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    class Controller:
+        frequency_max = fastest
+
+        def configure(self, url: str) -> None:
+            calls.append(url)
+
+        def get_port(self, **options: Any) -> Any:
+            calls.append(options)
+            return self
+
+        def exchange(self, content: bytes, *, duplex: bool) -> bytes:
+            assert duplex
+            return content[::-1]
+
+        def close(self) -> None:
+            calls.append("closed")
+
+    monkeypatch.setattr("pyftdi.spi.SpiController", Controller)
+    port = open_port("ftdi://ftdi:232h/1", baud, timeout=0.01)
+    assert calls == ["ftdi://ftdi:232h/1", {"cs": 0, "freq": asked, "mode": 0}]
+    port.write(b"\x05\x7e")
+    assert port.read(2) == b"\x7e\x05"
+    port.close()
+    assert calls[-1] == "closed"
+
+
+@pytest.mark.parametrize("name", ["ftdi://ftdi:232h:none/1", "ftdi://nomul", "ftdi://ftdi:232h/9"])
+def test_an_ftdi_chip_that_is_not_there(name: str) -> None:
+    with pytest.raises(BoardError, match=re.escape(
+            f"port '{name}' must be an FTDI chip that can be opened, but: ")) as error:
+        open_port(name, 1_000_000)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "package"), [("/dev/spidev0.0", "spidev"),
+                                               ("ftdi://ftdi:232h/1", "pyftdi")])
+def test_a_missing_package_for_spi_is_named(name: str, package: str,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = builtins.__import__
+
+    def without(module: str, *more: Any) -> Any:
+        if module.startswith(package):
+            raise ModuleNotFoundError(name=module)
+        return imported(module, *more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(BoardError, match=rf"'{package}' must be installed .* 'nomul\[spi\]'"):
+        open_port(name, 9600)
+
+
 @pytest.mark.cocotb
-def test_a_network_with_scores_in_verilator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", LinkKind)
+def test_a_network_with_scores_in_verilator(link: LinkKind, tmp_path: Path) -> None:
     network = dense(seed=6)
     sent = images(network, 12, seed=7)
     built = write_build(tmp_path / "build", network, make_plan(network),
                         Images(source="random", split="", codes=sent, labels=None))
-    with simulated_board(built) as line:
+    with simulated_board(built, link) as line:
         asked = Client(line, network, s_axis=built.circuit.s_axis, m_axis=built.circuit.m_axis)
         results = list(asked.infer(sent))
         # A frame that says nothing, which the board counts and does not answer.

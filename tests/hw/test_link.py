@@ -25,7 +25,7 @@ from nomul.hw.link import (
     RequestReader,
     ResultBytes,
 )
-from nomul.hw.serial_top import SerialTop
+from nomul.hw.serial_top import LinkedNetwork
 from nomul.hw.stream import vector
 from nomul.hw.uart import received_byte
 from nomul.sim.bench import transfer
@@ -345,6 +345,6 @@ def test_an_image_of_several_bytes_a_code_is_counted_in_bytes() -> None:
                 "i": In(stream.Signature(data.ArrayLayout(unsigned(10), 2))),
                 "o": Out(stream.Signature(data.ArrayLayout(unsigned(4), 1)))})
 
-    core = SerialTop(AxisTop(Body(), i_length=5, o_length=1), digest=DIGEST, divisor=8, depth=1)
+    core = LinkedNetwork(AxisTop(Body(), i_length=5, o_length=1), digest=DIGEST, depth=1)
     assert (core.image_bytes, core.beat_bytes) == (10, 4)
     assert Shape.cast(core.network.s_axis_tdata.shape()).width == 32

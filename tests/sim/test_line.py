@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from amaranth.back import verilog
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from nomul.boards.board import LinkKind
 from nomul.boards.frames import Decoder, encode
-from nomul.boards.top import queue_for, serial_top
+from nomul.boards.top import link_top
 from nomul.compiler.errors import ToolError
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network
@@ -25,7 +25,7 @@ from nomul.hw.frames import Unframer
 from nomul.hw.link import CLASS_BYTES, DIGEST_BYTES, Command, Reply
 from nomul.sim.golden import run
 from nomul.sim.line import LineSimulation, Play, compiled_line
-from nomul.sim.noise import disturb
+from nomul.sim.noise import Tally, disturb, judge
 
 pytestmark = pytest.mark.cocotb
 
@@ -36,8 +36,7 @@ PATIENCE = 40_000
 
 def board_verilog(network: Network) -> str:
     plan = make_plan(network)
-    core = serial_top(network, lower(network, plan), divisor=DIVISOR, depth=1)
-    core.depth = queue_for(network, plan, DIVISOR, core.image_bytes)
+    core = link_top(network, plan, lower(network, plan), LinkKind.UART, divisor=DIVISOR)
     return str(verilog.convert(core, name="board", emit_src=False, strip_internal_attrs=True))
 
 
@@ -77,56 +76,16 @@ def answer(network: Network, number: int, image: Ints) -> bytes:
     return bytes((Reply.RESULT, number)) + digest + label.to_bytes(CLASS_BYTES, "little")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """What a noisy conversation came to: frames that arrived as they were sent, answers, wrong
-    ones, intact frames without one, and answers to what did not arrive whole."""
-
-    frames: int
-    intact: int
-    answered: int
-    wrong: int
-    missing: int
-    strange: int
-    bytes_sent: int
-    bytes_disturbed: int
-
-
 def converse(network: Network, line: LineSimulation, count: int, chance: float, seed: int,
              ) -> Tally:
-    """Send ``count`` images over a line that disturbs bytes with ``chance``.
-
-    Frames are numbered modulo 256, so replies are matched in their order: each one must be that of
-    a frame behind the one that was answered last, and arrived whole.
-    """
+    """Send ``count`` images over a line that disturbs bytes with ``chance``."""
     sent = images(network, count, seed)
     noisy = disturb((request(n % 256, image) for n, image in enumerate(sent)), chance, seed=seed)
-    classes = np.concatenate([run(network, sent[at:at + 256]).classes
-                              for at in range(0, count, 256)])
-    digest = bytes.fromhex(network.digest)[:DIGEST_BYTES]
     line.play(noisy.items)
     decoder = Decoder()
     got = decoder.feed(line.finish())
     assert not decoder.damaged
-    due = [n for n, whole in enumerate(noisy.whole) if whole]
-    answered = set()
-    wrong = strange = at = 0
-    for frame in got:
-        if frame[0] != Reply.RESULT or frame[2:2 + DIGEST_BYTES] != digest:
-            strange += 1
-            continue
-        later = next((k for k in range(at, min(at + 200, len(due)))
-                      if due[k] % 256 == frame[1]), None)
-        if later is None:
-            strange += 1  # an answer to nothing that arrived whole
-            continue
-        at = later + 1
-        answered.add(due[later])
-        wrong += int.from_bytes(frame[-CLASS_BYTES:], "little") != classes[due[later]]
-    intact = {n for n, good in enumerate(noisy.intact) if good}
-    return Tally(frames=count, intact=len(intact), answered=len(answered), wrong=wrong,
-                 missing=len(intact - answered), strange=strange, bytes_sent=noisy.bytes_sent,
-                 bytes_disturbed=noisy.bytes_disturbed)
+    return judge(noisy, got, network, sent)
 
 
 def check(tally: Tally) -> None:

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The pins of a network against models of their buses that others wrote."""
+"""The pins of a network against models of their buses; others wrote them, but for SPI."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.back import verilog
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal, Value
 
+from nomul.boards.board import LinkKind
 from nomul.boards.frames import encode
-from nomul.boards.top import serial_top
+from nomul.boards.top import link_top
 from nomul.compiler.emit import emit
 from nomul.compiler.errors import ToolError
 from nomul.compiler.lower import lower
@@ -21,6 +22,7 @@ from nomul.compiler.planner import make_plan
 from nomul.compiler.storage import load
 from nomul.compiler.values import Ints
 from nomul.hw.link import CLASS_BYTES, DIGEST_BYTES, Command, Reply
+from nomul.hw.spi import SCK_CYCLES, SpiPeripheral
 from nomul.hw.uart import UartReceiver
 from nomul.sim.golden import run
 from nomul.sim.verilator import run_bench
@@ -105,8 +107,9 @@ def uart_bench(network: Network) -> dict[str, Any]:
     return {"divisor": DIVISOR, "steps": list(conversation(network)), "limit": 40_000}
 
 
-def board_verilog(network: Network) -> str:
-    core = serial_top(network, lower(network, make_plan(network)), divisor=DIVISOR, depth=64)
+def board_verilog(network: Network, link: LinkKind = LinkKind.UART) -> str:
+    plan = make_plan(network)
+    core = link_top(network, plan, lower(network, plan), link, divisor=DIVISOR, depth=64)
     return str(verilog.convert(core, name="board", emit_src=False, strip_internal_attrs=True))
 
 
@@ -126,3 +129,60 @@ def test_the_test_of_the_serial_line_can_fail(digits: Network, tmp_path: Path,
     monkeypatch.setattr("nomul.hw.serial_top.UartReceiver", Late)
     with pytest.raises(ToolError, match="test 'uart' of 'board' must pass, but failed"):
         run_bench(board_verilog(digits), "board", BENCH, "uart", uart_bench(digits), tmp_path)
+
+
+def spi_conversation(network: Network) -> Iterator[dict[str, Any]]:
+    """A good frame after each kind of trouble."""
+    codes = images(network, 11)
+    classes = run(network, codes).classes.tolist()
+    whole = request(99, codes[0])
+    forget = {"do": "forget"}
+    troubles: list[tuple[str, list[dict[str, Any]]]] = [
+        ("nothing before", []),
+        ("a frame cut off between bytes", [send(whole[:30])]),
+        ("a frame cut off within a byte", [{**send(whole), "trouble": {"bits": 203}}]),
+        ("a byte dropped", [send(whole[:20] + whole[21:])]),
+        ("bits changed", [send(whole[:40] + bytes((whole[40] ^ 0x10,)) + whole[41:])]),
+        ("an edge of SCK lost", [{**send(whole), "trouble": {"lost": 100}}]),
+        ("an edge of SCK too many", [{**send(whole), "trouble": {"extra": 100}}]),
+        ("an edge lost in the first flag", [{**send(whole), "trouble": {"lost": 3}}]),
+        ("noise", [send(bytes(n * 73 % 251 for n in range(150))), forget]),
+        ("a reset within a frame", [send(whole[:33]), {"do": "reset", "cycles": 4}]),
+        ("a reset while it computes", [send(whole), {"do": "reset", "cycles": 2}, forget]),
+    ]
+    digest = bytes.fromhex(network.digest)[:DIGEST_BYTES]
+    for number, ((why, trouble), image, label) in enumerate(
+            zip(troubles, codes, classes, strict=True)):
+        reply = bytes((Reply.RESULT, number)) + digest + label.to_bytes(CLASS_BYTES, "little")
+        yield from trouble
+        yield send(request(number, image))
+        yield {"do": "expect", "bytes": encode(reply).hex(), "why": f"after {why}"}
+
+
+def spi_bench(network: Network, period: float) -> dict[str, Any]:
+    return {"period": period, "phase": 0.37, "steps": list(spi_conversation(network)),
+            "limit": 40}
+
+
+@pytest.mark.parametrize("period", [SCK_CYCLES, 11.3])
+def test_spi(period: float, digits: Network, tmp_path: Path) -> None:
+    run_bench(board_verilog(digits, LinkKind.SPI), "board", BENCH, "spi",
+              spi_bench(digits, period), tmp_path)
+
+
+def test_the_test_of_spi_can_fail(digits: Network, tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(SpiPeripheral):
+        """Gives each bit two cycles later than it says."""
+
+        def _send(self, m: Module, begins: Value, falls: Value, *, load: Value) -> None:
+            pin, self.cipo = self.cipo, Signal()
+            super()._send(m, begins, falls, load=load)
+            once = Signal()
+            m.d.sync += [once.eq(self.cipo), pin.eq(once)]
+            self.cipo = pin
+
+    monkeypatch.setattr("nomul.hw.serial_top.SpiPeripheral", Late)
+    with pytest.raises(ToolError, match="test 'spi' of 'board' must pass, but failed"):
+        run_bench(board_verilog(digits, LinkKind.SPI), "board", BENCH, "spi",
+                  spi_bench(digits, SCK_CYCLES), tmp_path)
