@@ -2,17 +2,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.packed import PackedCycle
-from nomul.hw.product import Products
+from nomul.hw.product import Products, add_with_one
 from nomul.hw.stream import beats, count_to, vector
 from nomul.hw.table import Cycle, Storage, merge_flags, parity_flag
 
 __all__ = ["DotProducts"]
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A term of a sum, and whether it still lacks a 1; None if it never does."""
+
+    value: Value
+    lacks: Value | None
+
+
+def _term(value: Value, complement: int | None = None) -> _Term:
+    return _Term(value, None if complement is None else value[-1])
 
 
 class DotProducts(wiring.Component):
@@ -141,10 +154,10 @@ class DotProducts(wiring.Component):
         # Valid, and whether the sum is complete, of the products and of each tree level.
         valid, last = take, last_chunk
         sums, leaving_width = products.lanes * products.sums, self.o_lanes * products.sums * width
-        terms = [[products.products[place][n] for n in range(products.inputs)]
-                 for place in range(sums)]
+        terms = [[_term(products.products[place][n], products.complement)
+                  for n in range(products.inputs)] for place in range(sums)]
         if self.total:
-            terms.append(self._codes(m, advance))
+            terms.append([_term(code) for code in self._codes(m, advance)])
         for level in range(self.latency - 1):
             valid_next, last_next = Signal(name=f"valid_{level}"), Signal(name=f"last_{level}")
             with m.If(advance):
@@ -154,32 +167,39 @@ class DotProducts(wiring.Component):
                 terms = [self._add_pairs(m, f"sum_{level}_{lane}", advance, lane_terms)
                          for lane, lane_terms in enumerate(terms)]
 
-        # Sums leave through a shift register, which takes a group when it has run empty.
+        # Sums leave through a shift register, which takes a group when it has run empty. Its last
+        # place changes with a group alone: what comes behind the last sum does not matter.
         held = Signal(sums * width)
         held_total = Signal(width if self.total else 0)
         left = Signal(range(parts + 1))
-        leaving = Signal()
+        load, leaving = Signal(), Signal()
         m.d.comb += [
+            load.eq(advance & valid & last),
             leaving.eq(self.o.valid & self.o.ready),
             self.o.payload.as_value().eq(Cat(held[:leaving_width], held_total)),
             self.o.valid.eq(left != 0),
             advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
         ]
         with m.If(leaving):
-            m.d.sync += [left.eq(left - 1), held.eq(held >> leaving_width)]
+            m.d.sync += left.eq(left - 1)
 
+        totals = []
         for lane, (term,) in enumerate(terms):
             acc = Signal(signed(width), name=f"acc_{lane}")
             total = Signal(signed(width), name=f"total_{lane}")
-            m.d.comb += total.eq(acc + term)
+            m.d.comb += total.eq(self._add(acc, term, term.lacks))
             with m.If(advance & valid):
-                m.d.sync += acc.eq(Mux(last, 0, total))
-                with m.If(last):
-                    place = held_total if lane == sums else held[lane * width:(lane + 1) * width]
-                    m.d.sync += place.eq(total)
+                m.d.sync += acc.eq(total)
+            with m.If(load):
+                m.d.sync += acc.eq(0)
+            totals.append(total)
+        complete, top = Cat(totals[:sums]), (parts - 1) * leaving_width
+        with m.If(load | leaving):
+            m.d.sync += held[:top].eq(Mux(load, complete[:top], held[leaving_width:]))
+        with m.If(load):
+            m.d.sync += [held[top:].eq(complete[top:]), held_total.eq(Cat(totals[sums:]))]
 
         # The last group may have fewer rows than there are lanes.
-        load = advance & valid & last
         _, last_group = count_to(m, "group", self.groups, load)
         rest = beats((self.outputs - 1) % products.lanes + 1, self.o_lanes)
         with m.If(load):
@@ -197,13 +217,28 @@ class DotProducts(wiring.Component):
                     m.d.sync += code.eq(before)
         return codes
 
-    def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[Value]) -> list[Value]:
+    def _add(self, total: Value, term: _Term, one: Value | None) -> Value:
+        """``total + term``, and the 1 of either of them."""
+        if one is None:
+            return total + term.value
+        assert self.products.complement is not None
+        return add_with_one(total, term.value, one, self.products.complement)
+
+    def _add_pairs(self, m: Module, name: str, enable: Value, terms: list[_Term]) -> list[_Term]:
+        """Each adder takes the 1 of its first term, and leaves that of its second to the next."""
         sums = []
         for n in range(0, len(terms), 2):
-            total = sum(terms[n + 1:n + 2], start=terms[n])
+            first, *rest = terms[n:n + 2]
+            total = self._add(first.value, rest[0], first.lacks) if rest else first.value
             shape = min(Value.cast(total).shape(), self.acc_shape, key=lambda s: s.width)
             register = Signal(shape, name=f"{name}_{n // 2}")
             with m.If(enable):
                 m.d.sync += register.eq(total)
-            sums.append(register)
+            lacks = (rest or [first])[0].lacks
+            if lacks is not None:
+                later = Signal(name=f"{name}_{n // 2}_lacks")
+                with m.If(enable):
+                    m.d.sync += later.eq(lacks)
+                lacks = later
+            sums.append(_Term(register, lacks))
         return sums

@@ -8,7 +8,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.loaded import LoadedWords
-from nomul.hw.product import ShiftAddProducts
+from nomul.hw.product import ShiftAddProducts, add_product
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import count_to, following, vector
 from nomul.hw.table import Storage, look_up
@@ -37,6 +37,8 @@ class SharedProducts(wiring.Component):
     enable, indices, codes, products
         As of `nomul.hw.product.Products` with one input; its codes are rows.
     """
+
+    complement: int | None = None  # see `nomul.hw.product.Products`
 
     def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, storage: Storage) -> None:
         self.table = tuple(tuple(int(p) for p in row) for row in table)
@@ -351,8 +353,9 @@ class Engine(wiring.Component):
             acc = Signal(signed(width), name=f"acc_{lane}")
             total = Signal(signed(width), name=f"total_{lane}")
             term = self.products.products[lane][0]
-            m.d.comb += total.eq(acc + term)
+            m.d.comb += total.eq(add_product(acc, term, self.products.complement))
             if lane == 0:
+                # Of weights above 0: such a term lacks nothing.
                 with m.If(facts["largest"]):
                     m.d.comb += total.eq(Mux(term > acc, term, acc))
             with m.If(advance & valid):

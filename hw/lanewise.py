@@ -12,7 +12,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from nomul.hw.packed import PackedCycle
-from nomul.hw.product import Products
+from nomul.hw.product import Products, add_product
 from nomul.hw.stream import beats, count_to, vector
 from nomul.hw.table import Cycle, Storage, merge_flags, parity_flag
 
@@ -155,7 +155,7 @@ class LanewiseSums(wiring.Component):
             m.d.comb += [
                 products.codes[0].eq(self.i.payload[lane]),
                 products.enable.eq(advance),
-                total.eq(acc + products.products[0][0]),
+                total.eq(add_product(acc, products.products[0][0], products.complement)),
             ]
             with m.If(advance & valid):
                 m.d.sync += acc.eq(Mux(ends, 0, total))

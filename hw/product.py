@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,6 +25,8 @@ __all__ = [
     "Products",
     "ShiftAddProducts",
     "TableProducts",
+    "add_product",
+    "add_with_one",
     "masks_of",
     "shift_add_slopes",
 ]
@@ -40,6 +42,24 @@ def shift_add_slopes(table: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
         if abs(slope) & (abs(slope) - 1) or any(p != slope * c for c, p in enumerate(row)):
             return None
     return slopes
+
+
+def add_with_one(total: Value, term: Value, one: Value, place: int) -> Value:
+    """``total + term + (one << place)`` of signed values that are multiples of ``1 << place``.
+
+    The 1 enters as the carry of a bit below: one adder, where tools would take two or have to
+    bring the carry in from outside.
+    """
+    upper = (Cat(Const(1, 1), total >> place).as_signed()
+             + Cat(one, term >> place).as_signed())[1:]
+    return Cat(Const(0, place), upper).as_signed()
+
+
+def add_product(total: Value, product: Value, complement: int | None) -> Value:
+    """``total`` and a product, with what it lacks if it is in one's complement (see `Products`)."""
+    if complement is None:
+        return total + product
+    return add_with_one(total, product, product[-1], complement)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +134,12 @@ class Products(wiring.Component):
         Inputs, the same for all lanes.
     products : Out(ArrayLayout(ArrayLayout(product_shape, inputs), lanes * sums))
         ``latency`` cycles of ``enable`` later; held while it is low.
+
+    Attributes
+    ----------
+    complement : int or None
+        If not None, products are multiples of ``1 << complement`` in one's complement: one whose
+        sign bit is 1 lacks that much. `add_product` and `add_with_one` bring it in.
     """
 
     latency = 1
@@ -135,8 +161,10 @@ class Products(wiring.Component):
         self.index_shape = unsigned(max(1, (len(self.table) - 1).bit_length()))
         self.encoding = tuple(range(len(self.table)))
         self.code_shape = unsigned(max(1, (len(self.table[0]) - 1).bit_length()))
+        self.complement = self._complement()
+        lacking = 0 if self.complement is None else 1 << self.complement
         values = [p for row in self.table for p in row]
-        self.product_shape = signed_range(min(values), max(values))
+        self.product_shape = signed_range(min(values) - lacking, max(values))
         super().__init__({
             "enable": In(1),
             "indices": In(data.ArrayLayout(data.ArrayLayout(self.index_shape, inputs), lanes)),
@@ -145,17 +173,20 @@ class Products(wiring.Component):
                 data.ArrayLayout(self.product_shape, inputs), lanes * sums)),
         })
 
+    def _complement(self) -> int | None:
+        return None
+
 
 class ShiftAddProducts(Products):
-    """Products with powers of two: a code is shifted and, for a negative weight, negated.
+    """Products with powers of two: a code is shifted and, for a negative weight, inverted.
 
-    The negative of a code is made once and shared by all lanes. A weight is held as a sign
-    and a shift where they take no more bits than an index, as they do unless the powers of
-    the dictionary lie far apart. Needs a table that `shift_add_slopes` accepts.
+    Products are in one's complement where a weight may be negative: the 1 that they lack enters
+    where they are added up anyway, as a carry. A weight is held as a sign and a shift where they
+    take no more bits than an index, as they do unless the powers of the dictionary lie far apart.
+    Needs a table that `shift_add_slopes` accepts.
     """
 
-    def __init__(self, table: Sequence[Sequence[int]], *, lanes: int, inputs: int) -> None:
-        super().__init__(table, lanes=lanes, inputs=inputs)
+    def _complement(self) -> int | None:
         slopes = shift_add_slopes(self.table)
         if slopes is None:
             raise ValueError("Shift-add products must be a signed power of two, or zero, times "
@@ -163,12 +194,15 @@ class ShiftAddProducts(Products):
         self.slopes = slopes
         shifts = [abs(slope).bit_length() - 1 for slope in slopes if slope]
         self.least_shift = min(shifts, default=0)
-        self.shift_width = (max(shifts, default=0) - self.least_shift).bit_length()
+        reach = max(shifts, default=0) - self.least_shift
+        self.size_width = self.code_shape.width + reach
+        self.shift_width = reach.bit_length()
         self.signed = any(slope < 0 for slope in slopes)
         self.split = bool(shifts) and self.shift_width + self.signed <= self.index_shape.width
         if self.split:
             self.encoding = tuple(self.zero if slope == 0 else self._word(slope)
                                   for slope in slopes)
+        return self.least_shift if self.signed else None
 
     def _word(self, slope: int) -> int:
         """A sign and a shift, beyond the least one."""
@@ -184,39 +218,39 @@ class ShiftAddProducts(Products):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        for n in range(self.inputs):
-            negative = Signal(signed(self.code_shape.width + 1), name=f"negative_{n}")
-            m.d.comb += negative.eq(-self.codes[n])
-            for lane in range(self.lanes):
+        for lane in range(self.lanes):
+            for n in range(self.inputs):
+                word, code = self.indices[lane][n], self.codes[n]
+                size, sign = self._shift(word, code) if self.split else self._select(
+                    m, f"{lane}_{n}", word, code)
+                if self.signed:
+                    size = Cat(size ^ sign.replicate(len(size)), sign).as_signed()
                 product = Signal(self.product_shape, name=f"product_{lane}_{n}")
-                if self.split:
-                    self._shift(m, product, self.indices[lane][n], self.codes[n], negative)
-                else:
-                    self._select(m, product, self.indices[lane][n], self.codes[n], negative)
+                m.d.comb += product.eq(size << self.least_shift)
                 with m.If(self.enable):
                     m.d.sync += self.products[lane][n].eq(product)
 
         return m
 
-    def _shift(self, m: Module, product: Signal, word: Value, code: Value,
-               negative: Signal) -> None:
-        value: Value = code
-        if self.signed:
-            value = Mux(word[self.shift_width], negative, code)
-        if 0 in self.slopes:
-            value = Mux(word == self.zero, 0, value)
-        m.d.comb += product.eq(value << word[:self.shift_width] << self.least_shift)
+    def _shift(self, word: Value, code: Value) -> tuple[Value, Value]:
+        """Size and sign of a product, beyond the least shift, for a sign and a shift."""
+        # Zero comes in where the shift is short, the sign where a table has an input to spare.
+        size = code if 0 not in self.slopes else Mux(word == self.zero, 0, code)
+        for place in range(self.shift_width):
+            size = Mux(word[place], size << (1 << place), size)
+        sign = word[self.shift_width] if self.signed else Const(0)
+        return size[:self.size_width], sign
 
-    def _select(self, m: Module, product: Signal, index: Value, code: Value,
-                negative: Signal) -> None:
+    def _select(self, m: Module, place: str, index: Value, code: Value) -> tuple[Value, Value]:
+        """The same for the number of an entry."""
+        size, sign = Signal(self.size_width, name=f"size_{place}"), Signal(name=f"sign_{place}")
         with m.Switch(index):
             for number, slope in enumerate(self.slopes):
-                shift = abs(slope).bit_length() - 1
                 with m.Case(number):
-                    if slope > 0:
-                        m.d.comb += product.eq(code << shift)
-                    elif slope < 0:
-                        m.d.comb += product.eq(negative << shift)
+                    m.d.comb += sign.eq(slope < 0)
+                    if slope:
+                        m.d.comb += size.eq(code << abs(slope).bit_length() - 1 - self.least_shift)
+        return size, sign
 
 
 class MaskedProducts(Products):

@@ -280,6 +280,8 @@ class Multiplies(Elaboratable):  # type: ignore[misc]
                          for number, step in enumerate(dut.masks.steps)])
                 else:
                     got = dut.products[lane][n]
+                    if dut.complement is not None:
+                        got = got + (got[-1] << dut.complement)
                 m.d.comb += Assert(~known | (got == due))
         return m
 

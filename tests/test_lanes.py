@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 """The bench of lanes: what it counts, and that a dearer circuit would show."""
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_a_tree_is_smaller_than_lanes_of_one_input() -> None:
     found = measure(BINARY, "ice40-hx8k")
     assert [m.circuit for m in found] == BINARY.circuits
     for m in found:
-        assert 0 < m.tree < m.single and m.naive > 0
+        assert 0 < m.more < m.tree < m.single and m.naive > 0
 
 
 @pytest.mark.synth
@@ -69,9 +70,15 @@ def test_a_dearer_lane_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     page = markdown([Measured(case=BINARY, chip="ecp5-25k", circuit=ProductCircuit.MASKED,
-                              naive=40, single=30.04, tree=10.0)],
+                              naive=40, single=30.04, tree=10.0, more=8.0),
+                     Measured(case=replace(BINARY, code_bits=8), chip="ecp5-25k",
+                              circuit=ProductCircuit.TABLE, naive=39, single=44.0, tree=24.0,
+                              more=12.0)],
                     [("search", 1, 4, "logic", "ecp5-25k", 1234, 2, 3, 4)])
-    assert "| binary | 4 | ecp5-25k | masked-sums | 40 | 30.0 | 10.0 | 25 % |" in page
+    assert ("| binary | 4 | ecp5-25k | masked-sums |  | 40 | 30.0 | 10.0 | 8.0 |  |  | 20 % |"
+            in page)
+    assert ("| binary | 8 | ecp5-25k | table | 48 | 39 | 44.0 | 24.0 | 12.0 | 50 % | 25 % | 31 % |"
+            in page)
     assert "| search | 1 | 4 | logic | ecp5-25k | 1,234 | 2 | 3 | 4 |" in page
     assert "pyosys" in page
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import signed
+from amaranth.hdl import Module, Shape, Signal, signed
+from amaranth.sim import Simulator, SimulatorContext
 
 from nomul.hw.affine import Affine, signed_digits
 from nomul.hw.chain import Chain
@@ -16,6 +17,7 @@ from nomul.hw.product import (
     Products,
     ShiftAddProducts,
     TableProducts,
+    add_with_one,
     masks_of,
     shift_add_slopes,
 )
@@ -113,6 +115,55 @@ def test_masked_sums_are_exact(slopes: tuple[int, ...], outputs: int, inputs: in
     got = transfer(dut, in_chunks(vectors, dots), 5 * beats(outputs, o_lanes), seed=inputs)
     sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
     assert sums.tolist() == (table[weights[None], vectors[:, None, :]].sum(axis=2)).tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("acc_width", [1, 3, 9])
+def test_sums_are_exact_below_the_step_of_products(acc_width: int, at_once: int) -> None:
+    """Weights of 0 alone need no wider accumulator, however wide products may be."""
+    table = np.outer([16, 0, -32], np.arange(4))
+    dut = DotProducts(ShiftAddProducts(table.tolist(), lanes=2, inputs=at_once), [[1] * 3] * 4,
+                      acc_shape=signed(acc_width), o_lanes=2, storage=Storage.LOGIC)
+    got = transfer(dut, in_chunks(np.array([[0, 3, 2], [3, 3, 3]]), dut), 4, seed=at_once)
+    assert [list(beat) for beat in got] == [[0, 0]] * 4
+
+
+@pytest.mark.parametrize("total, term, place", [
+    (signed(5), signed(5), 0), (signed(3), signed(6), 0), (signed(6), signed(3), 2),
+    (signed(4), signed(4), 3), (signed(1), signed(4), 2)])
+def test_a_one_is_added_exactly(total: Shape, term: Shape, place: int) -> None:
+    def values(shape: Shape) -> range:
+        reach = 1 << shape.width - 1
+        return range(0, reach, 1 << place) if reach < 1 << place else range(
+            -reach, reach, 1 << place)
+
+    a, b, one = Signal(total), Signal(term), Signal()
+    got = Signal(signed(10))
+    m = Module()
+    m.d.comb += got.eq(add_with_one(a, b, one, place))
+
+    async def bench(context: SimulatorContext) -> None:
+        for first, second, carry in itertools.product(values(total), values(term), (0, 1)):
+            for signal, value in ((a, first), (b, second), (one, carry)):
+                context.set(signal, value)
+            assert context.get(got) == first + second + (carry << place)
+
+    simulator = Simulator(m)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize("table, place", [
+    (POW2, 0), (FULL, 0), (SHIFTED, 4), (NEGATIVE, 0), (FAR, 0), (-4 * FAR, 2),
+    (np.abs(POW2), None), (POW2[:1], None)])
+def test_products_lack_something_where_a_weight_may_be_negative(
+        table: Any, place: int | None) -> None:
+    dut = ShiftAddProducts(table.tolist(), lanes=1, inputs=1)
+    assert dut.complement == place
+    least = int(table.min()) - (0 if place is None else 1 << place)
+    assert dut.product_shape == signed_range(least, int(table.max()))
+    assert TableProducts(table.tolist(), lanes=1, inputs=1,
+                         storage=Storage.LOGIC).complement is None
 
 
 @pytest.mark.parametrize("slopes, steps", [
