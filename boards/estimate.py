@@ -178,6 +178,8 @@ def _count(kind: str, parameters: Mapping[str, Any], pins: Mapping[str, list[Any
         found["decode"] += wires[1] - wires[0]
     elif kind.startswith("$reduce") or kind == "$logic_not":
         found["reduce"] += len(pins["A"]) - 1
+    elif kind in ("$xor", "$xnor") and len(pins["Y"]) > 1:
+        found["inversions"] += len(pins["Y"])
     elif kind in ("$and", "$or", "$xor", "$xnor", "$not", "$logic_and", "$logic_or"):
         found["gate" if len(pins["Y"]) == 1 else "gates"] += len(pins["Y"])
     elif kind == "$lut":
