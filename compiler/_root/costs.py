@@ -44,8 +44,8 @@ INTERVALS: dict[str, tuple[int | None, ...]] = {
 # How strongly weights are drawn to what a circuit on paper takes; figures are relative ones.
 _RIDGE = 0.1
 _LOGIC = {"mux": 1, "mask": 0.5, "pmux": 0.5, "decode": 1 / 3, "compare": 2 / 3, "gate": 0.5,
-          "gates": 0.7, "inversions": 1, "reduce": 1 / 3, "rom": 1, "table": 1, "shift": 1, "bmux": 0.5,
-          "registers": 0.5}
+          "gates": 0.7, "inversions": 1, "reduce": 1 / 3, "rom": 1, "table": 1, "shift": 1,
+          "bmux": 0.5, "registers": 0.5}
 _SUMS = {"alu": 1.0, "macc": 0.2, "macc sum": 1.0, "order": 1.0}
 _ON_PAPER: dict[Family, dict[str, dict[str, float]]] = {
     Family.ICE40: {"lut4": {**_LOGIC, **_SUMS}, "carry": _SUMS,
