@@ -72,7 +72,7 @@ _DATA = {
 _ACCUMULATORS = {
     "Affine": ("sum_",),
     "Argmax": ("leader",),
-    "DotProducts": ("acc_", "sum_"),
+    "DotProducts": ("acc_", "sum_", "sum_lacks"),
     "Engine": ("acc_",),
     "LanewiseMax": ("leader_",),
     "LanewiseSums": ("acc_",),
