@@ -210,18 +210,22 @@ def _count_memory(parameters: Mapping[str, Any], pins: Mapping[str, list[Any]],
 
 def _tables(columns: set[str]) -> int:
     """Tables of four inputs that hold the bits of all ``columns``, which are of one length, by
-    cutting them into quarters as often as needed; equal ones are made once."""
+    cutting them into quarters as often as needed; equal ones are made once. Where the last cut
+    would leave tables of three inputs, the first one is into halves, which one table chooses from.
+    """
     if not columns:
         return 0
     address = (len(next(iter(columns))) - 1).bit_length()
     if address <= 4:
         return len(columns)
+    share = 2 if address % 2 else 4
     tables, rest = 0, set()
     for column in columns:
         whole = column.ljust(1 << address, column[-1])
-        quarters = {whole[n:n + len(whole) // 4] for n in range(0, len(whole), len(whole) // 4)}
-        tables += 1 if len(quarters) == 2 else 2
-        rest |= {base for quarter in quarters if (base := _base(quarter))}
+        size = len(whole) // share
+        parts = {whole[n:n + size] for n in range(0, len(whole), size)}
+        tables += 1 if len(parts) == 2 else 2
+        rest |= {base for part in parts if (base := _base(part))}
     return tables + _tables(rest)
 
 

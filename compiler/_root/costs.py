@@ -42,7 +42,7 @@ INTERVALS: dict[str, tuple[int | None, ...]] = {
     "cifar10": (4_500_000,),
 }
 # How strongly weights are drawn to what a circuit on paper takes; figures are relative ones.
-_RIDGE = 0.1
+_RIDGE = 0.2
 _LOGIC = {"mux": 1, "mask": 0.5, "pmux": 0.5, "decode": 1 / 3, "compare": 2 / 3, "gate": 0.5,
           "gates": 0.7, "inversions": 1, "reduce": 1 / 3, "rom": 1, "table": 1, "shift": 1,
           "bmux": 0.5, "registers": 0.5}
