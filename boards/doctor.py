@@ -27,17 +27,21 @@ class Check:
         Its version; None where it is missing.
     remedy : str
         The command or advice that installs it.
+    optional : bool
+        Whether nomul is whole without it: what it serves, few have.
     """
 
     tool: str
     purpose: str
     version: str | None
     remedy: str
+    optional: bool
 
 
 def diagnose() -> list[Check]:
     """Look for every tool that nomul may use; none of them is started but g++, make and perl."""
-    return [Check(tool=tool, purpose=purpose, version=find(), remedy=remedy)
+    return [Check(tool=tool, purpose=purpose, version=find(), remedy=remedy,
+                  optional=tool in _OPTIONAL)
             for tool, purpose, find, remedy in _TOOLS]
 
 
@@ -88,6 +92,8 @@ def _pypi(tool: str, purpose: str, extra: str = "", package: str = "") -> _Row:
 def _system(tool: str) -> _Row:
     return tool, "simulation", partial(_program, tool), f"install your system's package of {tool}"
 
+
+_OPTIONAL = ("spidev", "pyftdi")
 
 # In the order in which a user meets them.
 _TOOLS: tuple[_Row, ...] = (

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from nomul.boards import doctor
 from nomul.cli import cli
 from nomul.compiler.network import Dense, Flatten, Input, Levels, Network
 from nomul.compiler.storage import load, save
@@ -320,6 +321,20 @@ def test_a_folder_that_cannot_be_written(run: Run, net: Path, tmp_path: Path) ->
 def test_doctor_lists_tools(run: Run) -> None:
     code, out, _ = run("doctor")
     assert code == 0 and "verilator" in out and "nextpnr-ice40" in out
+
+
+def test_doctor_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hide(*absent: str) -> None:
+        monkeypatch.setattr(doctor, "_TOOLS", tuple(
+            (tool, purpose, (lambda: None) if tool in absent else find, remedy)
+            for tool, purpose, find, remedy in doctor._TOOLS))
+
+    hide("spidev", "pyftdi")
+    code, out, _ = run("doctor")
+    assert code == 0 and "optional" in out and "nomul[spi]" in "".join(out.split())
+    hide("numpy")
+    code, _, err = run("doctor")
+    assert code == 2 and "1 of 25 tools are missing: numpy" in " ".join(err.split())
 
 
 @pytest.mark.cocotb

@@ -404,7 +404,7 @@ def report(folder: Path) -> None:
 def doctor() -> None:
     """Show which tools are there, their versions, and how to get those that are missing.
 
-    Ends with exit code 2 if one is missing.
+    Ends with exit code 2 if one is missing that is not optional.
 
     \b
     Example:
@@ -414,13 +414,13 @@ def doctor() -> None:
 
     checks = diagnose()
     print_table("Tools", {"tool": False, "version": False, "for": False, "to do": False},
-           [(check.tool, check.version or "missing", check.purpose,
-             "" if check.version else check.remedy) for check in checks])
-    missing = [check.tool for check in checks if check.version is None]
+           [(check.tool, check.version or ("optional" if check.optional else "missing"),
+             check.purpose, "" if check.version else check.remedy) for check in checks])
+    missing = [check.tool for check in checks if check.version is None and not check.optional]
     if missing:
         complain(f"{len(missing)} of {len(checks)} tools are missing: {', '.join(missing)}")
         raise click.exceptions.Exit(2)
-    console.print(f"All {len(checks)} tools are there.")
+    console.print("All tools are there that are not optional.")
 
 
 if __name__ == "__main__":

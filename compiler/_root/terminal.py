@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -75,7 +76,7 @@ def print_table(title: str, columns: dict[str, bool], rows: list[tuple[Any, ...]
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*("-" if cell is None else f"{cell:,}" if isinstance(cell, int)
-                        else str(cell) for cell in row))
+                        else escape(str(cell)) for cell in row))
     console.print(table)
 
 

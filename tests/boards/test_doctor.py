@@ -22,6 +22,7 @@ def test_every_tool_is_listed_once_with_a_purpose_and_a_remedy() -> None:
     assert {check.tool for check in checks} == TOOLS
     assert len(checks) == len(TOOLS)
     assert all(check.purpose and check.remedy for check in checks)
+    assert {check.tool for check in checks if check.optional} == {"spidev", "pyftdi"}
 
 
 def test_versions_are_those_installed() -> None:
