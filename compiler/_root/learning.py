@@ -92,11 +92,14 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
 @click.option("--float-epochs", type=int, help="Of the float net alone.")
+@click.option("--final-epochs", type=int, default=0, help="Epochs more once all is chosen, with "
+              "the validation images too; the last one is taken.")
 @_norm_option
 @click.option("--checkpoint", type=Path, help="File to go on from, and to write on the way.")
 @click.option("-o", "--output", type=Path, required=True, help="Network file to write.")
 def train(recipe: str, method: str, seed: int, epochs: int | None, float_epochs: int | None,
-          norm: str | None, checkpoint: Path | None, output: Path, **settings: Any) -> None:
+          final_epochs: int, norm: str | None, checkpoint: Path | None, output: Path,
+          **settings: Any) -> None:
     """Train RECIPE, compress it and write the integer network.
 
     \b
@@ -126,8 +129,8 @@ def train(recipe: str, method: str, seed: int, epochs: int | None, float_epochs:
     chosen = names.method_from_names(method, **settings)
     with bars() as report:
         trained = training.train(_recipe(recipe, norm), chosen, seed=seed, epochs=epochs,
-                                 float_epochs=float_epochs, checkpoint=checkpoint,
-                                 progress=report)
+                                 float_epochs=float_epochs, final_epochs=final_epochs,
+                                 checkpoint=checkpoint, progress=report)
     save(trained.network, output, provenance={**trained.provenance, "command": command_line()})
     accuracy = trained.provenance["accuracy"]
     print_table(f"{output}: {method}", {"net": False, "validation": True, "test": True},
@@ -172,7 +175,8 @@ def compare_methods(recipe: str, specs: tuple[str, ...], target: str, fps: float
     for spec in specs:
         arguments = [recipe, "--method", *shlex.split(spec), "-o", "-"]
         chosen = {**train.make_context("compare", arguments).params}
-        for name in ("recipe", "seed", "epochs", "float_epochs", "norm", "checkpoint", "output"):
+        for name in ("recipe", "seed", "epochs", "float_epochs", "final_epochs", "norm",
+                     "checkpoint", "output"):
             del chosen[name]
         methods[spec] = names.method_from_names(chosen.pop("method"), **chosen)
     if fps is not None and not (0 < fps < float("inf") and 0 < clock < float("inf")):

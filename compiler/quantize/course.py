@@ -48,11 +48,14 @@ class Part:
         What each code means.
     labels : Tensor, int64, shape [N]
         Classes.
+    name : str
+        What the progress calls them.
     """
 
     codes: Tensor
     values: Tensor
     labels: Tensor
+    name: str = "validation"
 
     @classmethod
     def of(cls, codes: NDArray[np.uint8], levels: Levels, labels: NDArray[np.int64],
@@ -62,6 +65,11 @@ class Part:
         return cls(codes=torch.tensor(codes, device=device).permute(0, 3, 1, 2).contiguous(),
                    values=torch.tensor(values, device=device),
                    labels=torch.tensor(labels, device=device))
+
+    def joined(self, other: Part, name: str) -> Part:
+        """These images and those of ``other``, whose codes mean the same."""
+        return Part(codes=torch.cat((self.codes, other.codes)), values=self.values,
+                    labels=torch.cat((self.labels, other.labels)), name=name)
 
     def images(self, which: Tensor | slice) -> Tensor:
         """Images [n, channels, height, width] as a model reads them."""
@@ -209,8 +217,8 @@ class Course:
             if newest or (accuracy, -value) > (best["accuracy"], -best["loss"]):
                 best = {"accuracy": accuracy, "loss": value, "model": _copy(model)}
             if self.progress:
-                self.progress(stage, epoch + 1, epochs,
-                              f"validation {accuracy:.2%}, best {best['accuracy']:.2%}")
+                self.progress(stage, epoch + 1, epochs, f"{self.validation.name} {accuracy:.2%}, "
+                              f"best {best['accuracy']:.2%}")
             if (epoch + 1) % recipe.checkpoint_every == 0 or epoch + 1 == epochs:
                 self.checkpoint.keep(stage, {
                     "epoch": epoch + 1, "model": _copy(model), "best": best,

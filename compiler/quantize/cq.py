@@ -44,6 +44,7 @@ class CqMethod(Method):
     """
 
     kind: ClassVar[str] = "cq"
+    continues: ClassVar[bool] = True
 
     budget: float = 2.0
     bits: int = 4

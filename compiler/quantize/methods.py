@@ -22,6 +22,9 @@ class Method(ABC):
     kind: ClassVar[str]
     """As a command line names it."""
 
+    continues: ClassVar[bool] = False
+    """Whether `trained` can go on from what `compress` gives."""
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that was chosen, as JSON values; ``method`` is the kind."""
@@ -62,14 +65,24 @@ def converted(course: Course, teacher: nn.Module, constraint: Constraint, *,
         iterations=recipe.iterations, kept=recipe.kept))
 
 
-def trained(course: Course, teacher: nn.Module, model: nn.Module, stage: str) -> nn.Module:
-    """``model``, trained in place with the scores of ``teacher`` in the recipe's cycles."""
+def trained(course: Course, teacher: nn.Module, model: nn.Module, stage: str, *,
+            newest: bool = False) -> nn.Module:
+    """``model``, trained in place with the scores of ``teacher`` in the recipe's cycles.
+
+    Parameters
+    ----------
+    course, teacher, model, stage
+        As `nomul.compiler.quantize.course.Course.learn` takes them.
+    newest : bool
+        Whether the last epoch is taken, not the best one.
+    """
     recipe = course.recipe
 
     def share(done: float) -> float:
         return cosine(done * recipe.cycles % 1, recipe.warmup)
 
-    course.learn(stage, model, course.distillation_loss(teacher, model), recipe.rate, share=share)
+    course.learn(stage, model, course.distillation_loss(teacher, model), recipe.rate, share=share,
+                 newest=newest)
     return model
 
 
@@ -84,6 +97,7 @@ class LutqMethod(Method):
     """
 
     kind: ClassVar[str] = "lutq"
+    continues: ClassVar[bool] = True
 
     constraint: Constraint
 
@@ -105,6 +119,7 @@ class UniformMethod(Method):
     """
 
     kind: ClassVar[str] = "uniform"
+    continues: ClassVar[bool] = True
 
     bits: int
 

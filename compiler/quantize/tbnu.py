@@ -142,6 +142,7 @@ class TbnuMethod(Method):
     """
 
     kind: ClassVar[str] = "tbnu"
+    continues: ClassVar[bool] = True
 
     codes: int = 16
     entries: int = 16

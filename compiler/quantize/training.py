@@ -4,7 +4,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from nomul.compiler.quantize.checkpoints import Checkpoint
 from nomul.compiler.quantize.course import Course, Part, Progress
 from nomul.compiler.quantize.datasets import Dataset, load
 from nomul.compiler.quantize.export import to_network
-from nomul.compiler.quantize.methods import Method
+from nomul.compiler.quantize.methods import Method, trained
 from nomul.compiler.quantize.recipes import Recipe
 
 __all__ = ["Fitted", "Teacher", "Trained", "fit", "train"]
@@ -97,14 +97,15 @@ def train(recipe: Recipe, method: Method, *, data: Dataset | None = None,
 
 
 def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = None,
-        float_epochs: int | None = None, progress: Progress | None = None,
-        checkpoint: Path | None = None, data: Dataset | None = None,
-        cache: Path | None = None, device: torch.device | None = None,
-        teacher: Teacher | None = None) -> Fitted:
+        float_epochs: int | None = None, final_epochs: int = 0,
+        progress: Progress | None = None, checkpoint: Path | None = None,
+        data: Dataset | None = None, cache: Path | None = None,
+        device: torch.device | None = None, teacher: Teacher | None = None) -> Fitted:
     """Learn ``recipe`` in float, and compress it with ``method``.
 
-    Epochs are chosen on the validation images. The test images are looked at once, when all is
-    chosen.
+    Epochs are chosen on the validation images. Once all is chosen, a final training may learn
+    from these too: the validation accuracy is of the network before it. The test images are
+    looked at once, at the end.
 
     Parameters
     ----------
@@ -118,6 +119,9 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
         Epochs of the float training, and of those of the method, instead of the recipe's.
     float_epochs : int, optional
         Epochs of the float training alone.
+    final_epochs : int
+        Epochs of one more cycle with the validation images among the training's, whose last
+        epoch is taken; dictionaries that had settled stay. 0: none.
     progress : callable, optional
         See `Progress`; the first stage is ``float``, others are the method's.
     checkpoint : Path, optional
@@ -137,7 +141,8 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
     DataError
         If the checkpoint is damaged, or belongs to another training; if data is damaged.
     ModelError
-        If the training diverges, or the number of epochs is below 1.
+        If the training diverges, if the number of epochs is below 1, or if the method's own
+        training cannot be followed by a final one.
     ToolError
         If the package that holds the data is missing, or cannot be fetched.
     """
@@ -145,6 +150,12 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
     float_epochs = epochs if float_epochs is None else float_epochs
     if (least := min(epochs, float_epochs)) < 1:
         raise ModelError(f"recipe {recipe.name!r}: epochs must be at least 1, not {least!r}")
+    if final_epochs < 0:
+        raise ModelError(f"recipe {recipe.name!r}: final epochs must be at least 0, "
+                         f"not {final_epochs!r}")
+    if final_epochs and not method.continues:
+        raise ModelError(f"method {method.kind!r}: has no final training, because its own loss "
+                         "is not the recipe's; leave out the final epochs")
     data = load(recipe.dataset, cache=cache) if data is None else data
     if device is None:
         gpu = recipe.accelerate and torch.cuda.is_available()
@@ -152,6 +163,7 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
     identity = {
         "recipe": recipe.settings(), **method.settings(), "seed": seed, "epochs": epochs,
         **({} if float_epochs == epochs else {"float_epochs": float_epochs}),
+        **({"final_epochs": final_epochs} if final_epochs else {}),
         "data": {"name": data.name, "digest": data.digest, "sizes": data.sizes}}
     levels = _input_levels(recipe, data)
     codes = data.codes(levels)
@@ -174,15 +186,33 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
             net.load_state_dict(teacher.state)
             course.generator.set_state(teacher.generator)
         model = method.compress(course, net.eval())
-        exact = copy.deepcopy(model).double()  # as the network counts
         with exact_convolutions():
-            accuracy = {f"{kind}_{name}": part.score(each)[0]
-                        for kind, each in (("float", net), ("quantized", exact))
-                        for name, part in (("validation", validation), ("test", test))}
+            chosen = {"float_validation": validation.score(net)[0],
+                      "quantized_validation": validation.score(_exact(model))[0]}
+        if final_epochs:
+            _finish(course, net, model, final_epochs)
+        with exact_convolutions():
+            accuracy = {**chosen, "float_test": test.score(net)[0],
+                        "quantized_test": test.score(_exact(model))[0]}
     libraries = {"nomul": nomul.__version__, "numpy": np.__version__,
                  "torch": str(torch.__version__)}
     return Fitted(model=model.cpu(), teacher=teacher,
                   provenance={**identity, "accuracy": accuracy, "libraries": libraries})
+
+
+def _finish(course: Course, teacher: nn.Module, model: nn.Module, epochs: int) -> None:
+    """Train ``model`` in one more cycle of the training and the validation images."""
+    recipe = course.recipe
+    seen = course.training.joined(course.validation, "seen images")
+    trained(replace(course, training=seen, epochs=epochs,
+                    validation=replace(course.validation, name="seen images"),
+                    recipe=replace(recipe, cycles=1, settled=1.0 if recipe.settled else 0.0)),
+            teacher, model, "final", newest=True)
+
+
+def _exact(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that counts as the network does."""
+    return copy.deepcopy(model).double()
 
 
 def _input_levels(recipe: Recipe, data: Dataset) -> Levels:

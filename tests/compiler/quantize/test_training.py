@@ -10,7 +10,7 @@ from nomul.compiler.errors import DataError, ModelError
 from nomul.compiler.quantize.augment import Augmentation
 from nomul.compiler.quantize.constraints import Free, PowerOfTwo, Pruned
 from nomul.compiler.quantize.datasets import load
-from nomul.compiler.quantize.methods import LutqMethod
+from nomul.compiler.quantize.methods import FloatMethod, LutqMethod
 from nomul.compiler.quantize.recipes import Recipe, recipe_of
 from nomul.compiler.quantize.training import train
 from nomul.sim import golden
@@ -128,6 +128,38 @@ def test_epochs_of_the_float_net_alone(recipe: Recipe) -> None:
                        done.append((at, epoch))).provenance
     assert done == [("float", 1), ("float", 2), ("lutq", 1)]
     assert (provenance["epochs"], provenance["float_epochs"]) == (1, 2)
+
+
+def test_a_final_training_learns_from_the_validation_images_too(recipe: Recipe, tmp_path: Path,
+                                                                ) -> None:
+    seen: list[tuple[str, int, str]] = []
+
+    def note(stage: str, epoch: int, _epochs: int, text: str) -> None:
+        seen.append((stage, epoch, text.split(" ")[0]))
+
+    chosen = train(recipe, FREE, epochs=2).provenance
+    path = tmp_path / "digits.ckpt"
+    trained = train(recipe, FREE, epochs=2, final_epochs=3, progress=note, checkpoint=path)
+    assert seen[-4:] == [("lutq", 2, "validation"), ("final", 1, "seen"), ("final", 2, "seen"),
+                         ("final", 3, "seen")]
+    # What was chosen, and is reported as such, had not learned from the validation images.
+    accuracy = trained.provenance["accuracy"]
+    assert accuracy["quantized_validation"] == chosen["accuracy"]["quantized_validation"]
+    assert trained.provenance["final_epochs"] == 3 and "final_epochs" not in chosen
+    # The figure of the test images is that of the network that is exported.
+    data = load("digits")
+    classes = golden.run(trained.network, data.images[data.test]).classes
+    assert (classes == data.labels[data.test]).mean() == accuracy["quantized_test"]
+    assert trained.network.digest != train(recipe, FREE, epochs=2).network.digest
+    again = train(recipe, FREE, epochs=2, final_epochs=3, checkpoint=path)
+    assert again.network.digest == trained.network.digest
+
+
+def test_a_method_with_a_loss_of_its_own_has_no_final_training(recipe: Recipe) -> None:
+    with pytest.raises(ModelError, match="method 'float': has no final training, because"):
+        train(recipe, FloatMethod(), epochs=1, final_epochs=1)
+    with pytest.raises(ModelError, match="final epochs must be at least 0, not -1"):
+        train(recipe, FREE, epochs=1, final_epochs=-1)
 
 
 def test_augmentation_moves_by_whole_and_half_pixels() -> None:
