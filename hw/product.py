@@ -221,27 +221,30 @@ class ShiftAddProducts(Products):
         for lane in range(self.lanes):
             for n in range(self.inputs):
                 word, code = self.indices[lane][n], self.codes[n]
-                size, sign = self._shift(word, code) if self.split else self._select(
+                value = self._shift(word, code) if self.split else self._select(
                     m, f"{lane}_{n}", word, code)
-                if self.signed:
-                    size = Cat(size ^ sign.replicate(len(size)), sign).as_signed()
                 product = Signal(self.product_shape, name=f"product_{lane}_{n}")
-                m.d.comb += product.eq(size << self.least_shift)
+                m.d.comb += product.eq(value << self.least_shift)
                 with m.If(self.enable):
                     m.d.sync += self.products[lane][n].eq(product)
 
         return m
 
-    def _shift(self, word: Value, code: Value) -> tuple[Value, Value]:
-        """Size and sign of a product, beyond the least shift, for a sign and a shift."""
-        # Zero comes in where the shift is short, the sign where a table has an input to spare.
+    def _shift(self, word: Value, code: Value) -> Value:
+        """A product, beyond the least shift, for a sign and a shift."""
+        # Zero comes in where the shift is short, the sign before the last choice: each takes the
+        # input that a table has to spare, and what an adder reads depends on three signals.
         size = code if 0 not in self.slopes else Mux(word == self.zero, 0, code)
-        for place in range(self.shift_width):
+        for place in range(self.shift_width - 1):
             size = Mux(word[place], size << (1 << place), size)
         sign = word[self.shift_width] if self.signed else Const(0)
-        return size[:self.size_width], sign
+        value = Cat(size ^ sign.replicate(len(size)), sign).as_signed() if self.signed else size
+        if self.shift_width:
+            last = self.shift_width - 1
+            value = Mux(word[last], Cat(sign.replicate(1 << last), value).as_signed(), value)
+        return value
 
-    def _select(self, m: Module, place: str, index: Value, code: Value) -> tuple[Value, Value]:
+    def _select(self, m: Module, place: str, index: Value, code: Value) -> Value:
         """The same for the number of an entry."""
         size, sign = Signal(self.size_width, name=f"size_{place}"), Signal(name=f"sign_{place}")
         with m.Switch(index):
@@ -250,7 +253,9 @@ class ShiftAddProducts(Products):
                     m.d.comb += sign.eq(slope < 0)
                     if slope:
                         m.d.comb += size.eq(code << abs(slope).bit_length() - 1 - self.least_shift)
-        return size, sign
+        if not self.signed:
+            return size
+        return Cat(size ^ sign.replicate(len(size)), sign).as_signed()
 
 
 class MaskedProducts(Products):
