@@ -260,7 +260,8 @@ def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: L
     inner = signed_range(0, max(most, entries.shape[1] if total else 0)
                          * (terms.products.shape[1] - 1))
     return {
-        "dots": DotProducts(products, rows.tolist(), acc_shape=inner, total=total, **options),
+        "dots": DotProducts(products, rows.tolist(), acc_shape=inner, total=total,
+                            lane_shape=range(most * (terms.products.shape[1] - 1) + 1), **options),
         "affine": Affine(inner, shape, base=masks.base, steps=masks.steps, lanes=o_lanes),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -36,8 +36,8 @@ class DotProducts(wiring.Component):
     table that is read in order. The products of a beat are added in a tree, a register
     behind every adder, and then to the lane's accumulator.
 
-    The sums are exact if ``acc_shape`` holds every dot product: sums in between wrap
-    around, and wrap back. All paths from ``i`` to ``o`` are registered; ``i.ready``
+    The sums are exact if ``acc_shape`` and ``lane_shape`` hold every dot product: sums in between
+    wrap around, and wrap back. All paths from ``i`` to ``o`` are registered; ``i.ready``
     depends combinationally on ``o.ready``.
 
     Latency: ``latency`` cycles, from the last beat of a pass to its first sums.
@@ -50,7 +50,10 @@ class DotProducts(wiring.Component):
     rows : sequence of rows of int, shape [outputs, inputs]
         Weights: indices into the dictionary.
     acc_shape : shape-like
-        Signed shape that holds every dot product.
+        Signed shape that holds every dot product, and the sum of the codes if that leaves too.
+    lane_shape : shape-like, optional
+        Shape that holds every dot product, and is that of the accumulators; ``acc_shape`` if
+        omitted.
     o_lanes : int
         Sums that leave at once; divides the lanes, and large enough that a group's sums
         leave within ``chunks`` cycles.
@@ -78,11 +81,13 @@ class DotProducts(wiring.Component):
     o: stream.Interface
 
     def __init__(self, products: Products, rows: Sequence[Sequence[int]], *, acc_shape: ShapeLike,
-                 o_lanes: int, storage: Storage, packed: Sequence[int] | None = None,
-                 total: bool = False, parity: bool = False) -> None:
+                 lane_shape: ShapeLike | None = None, o_lanes: int, storage: Storage,
+                 packed: Sequence[int] | None = None, total: bool = False,
+                 parity: bool = False) -> None:
         self.products = products
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
         self.acc_shape = Shape.cast(acc_shape)
+        self.lane_shape = self.acc_shape if lane_shape is None else Shape.cast(lane_shape)
         self.o_lanes = o_lanes
         self.storage = storage
         self.total = total
@@ -133,7 +138,7 @@ class DotProducts(wiring.Component):
         m.submodules.weights = weights = self.weights(flag)
         merge_flags(m, self.parity_error, [flag, products.parity_error])
 
-        width = self.acc_shape.width
+        width = self.lane_shape.width
         parts = products.lanes // self.o_lanes
         advance, take = Signal(), Signal()
         _, last_chunk = count_to(m, "chunk", self.chunks, take)
@@ -170,23 +175,28 @@ class DotProducts(wiring.Component):
         # Sums leave through a shift register, which takes a group when it has run empty. Its last
         # place changes with a group alone: what comes behind the last sum does not matter.
         held = Signal(sums * width)
-        held_total = Signal(width if self.total else 0)
+        held_total = Signal(self.acc_shape.width if self.total else 0)
         left = Signal(range(parts + 1))
         load, leaving = Signal(), Signal()
         m.d.comb += [
             load.eq(advance & valid & last),
             leaving.eq(self.o.valid & self.o.ready),
-            self.o.payload.as_value().eq(Cat(held[:leaving_width], held_total)),
+            *(self.o.payload[n].eq(held[n * width:(n + 1) * width].as_signed()
+                                   if self.lane_shape.signed else held[n * width:(n + 1) * width])
+              for n in range(leaving_width // width)),
             self.o.valid.eq(left != 0),
             advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
         ]
+        if self.total:
+            m.d.comb += self.o.payload[leaving_width // width].eq(held_total.as_signed())
         with m.If(leaving):
             m.d.sync += left.eq(left - 1)
 
         totals = []
         for lane, (term,) in enumerate(terms):
-            acc = Signal(signed(width), name=f"acc_{lane}")
-            total = Signal(signed(width), name=f"total_{lane}")
+            shape = self.lane_shape if lane < sums else self.acc_shape
+            acc = Signal(shape, name=f"acc_{lane}")
+            total = Signal(shape, name=f"total_{lane}")
             m.d.comb += total.eq(self._add(acc, term, term.lacks))
             with m.If(advance & valid):
                 m.d.sync += acc.eq(total)

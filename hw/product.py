@@ -241,7 +241,8 @@ class ShiftAddProducts(Products):
         value = Cat(size ^ sign.replicate(len(size)), sign).as_signed() if self.signed else size
         if self.shift_width:
             last = self.shift_width - 1
-            value = Mux(word[last], Cat(sign.replicate(1 << last), value).as_signed(), value)
+            shifted = Cat(sign.replicate(1 << last), value)
+            value = Mux(word[last], shifted.as_signed() if self.signed else shifted, value)
         return value
 
     def _select(self, m: Module, place: str, index: Value, code: Value) -> Value:

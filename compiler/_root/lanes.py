@@ -200,12 +200,19 @@ def _engine(case: Case, circuit: ProductCircuit, lanes: int, inputs: int, seed: 
         products = MaskedProducts(case.table, lanes=lanes, inputs=inputs)
     else:
         products = TableProducts(case.table, lanes=lanes, inputs=inputs, storage=Storage.LOGIC)
-    masked = isinstance(products, MaskedProducts)
-    total = isinstance(products, MaskedProducts) and products.masks.base != 0
-    peak = _FAN_IN * max(map(abs, (p for row in products.table for p in row)))
     rows = np.random.default_rng(seed).integers(0, len(case.entries), (_OUTPUTS, _FAN_IN))
+    total, highest, shape = False, (1 << case.code_bits) - 1, None
+    if isinstance(products, MaskedProducts):
+        total = products.masks.base != 0
+        most = highest * max(int(np.array(each)[rows].sum(axis=1).max())
+                             for each in products.masks.counts)
+        low, high, shape = 0, max(most, _FAN_IN * highest if total else 0), range(most + 1)
+    else:
+        weights = np.array(case.entries)[rows]
+        low = int(np.minimum(weights, 0).sum(axis=1).min()) * highest
+        high = int(np.maximum(weights, 0).sum(axis=1).max()) * highest
     return DotProducts(products, rows.tolist(), o_lanes=1, storage=Storage.BLOCK, total=total,
-                       acc_shape=signed_range(0 if masked else -peak, peak))
+                       acc_shape=signed_range(low, high), lane_shape=shape)
 
 
 def _cells(component: wiring.Component, chip: str) -> int:
@@ -226,10 +233,11 @@ def markdown(measured: Sequence[Measured], thresholds: Sequence[Row]) -> str:
         "## Products",
         f"Cells of one multiply-accumulate: look-up tables, and 2 for each CCU2C of an ECP5. An "
         f"engine of {_LANES} lanes computes {_OUTPUTS} dot products of {_FAN_IN}, with random "
-        f"weights in block RAM, one input or {_INPUTS} inputs at once; all of it is counted and "
-        "shared out, control and registers for its sums too. *A lane more* is what lanes of "
-        f"{_INPUTS} inputs add to it, an engine of {2 * _LANES} less one of {_LANES}: it leaves "
-        "out what lanes share, and is what the lanes beside it compare with.",
+        f"weights in block RAM, one input or {_INPUTS} inputs at once; accumulators are as wide as "
+        "these weights need; all of it is counted and shared out, control and registers for its "
+        f"sums too. *A lane more* is what lanes of {_INPUTS} inputs add to it, an engine of "
+        f"{2 * _LANES} less one of {_LANES}: it leaves out what lanes share, and is what the lanes "
+        "beside it compare with.",
         "The *obvious* lane has one product, by a shifter or a table in logic, and one accumulator "
         f"of {_ACCUMULATOR} bits, nothing else. The *given* lane is the same thing as it was "
         "measured on an ECP5 when the project began; ours is smaller. The aim was half of the "

@@ -166,6 +166,30 @@ def test_products_lack_something_where_a_weight_may_be_negative(
                          storage=Storage.LOGIC).complement is None
 
 
+@pytest.mark.parametrize("slopes", [
+    (1,), (2,), (0, 1), (1, 2), (0, 1, 2), (0, 1, 2, 4), (1, 2, 4, 8, 16, 32, 64), (0, 8, 16),
+    (-1,), (-1, 1), (0, -1, 1), (0, 1, -1, 2), (0, -2, -4), (-8, -16, -32, -64),
+    (0, *(sign << shift for shift in range(7) for sign in (1, -1)), 128)])
+def test_every_product_of_powers_of_two(slopes: tuple[int, ...]) -> None:
+    table = np.outer(slopes, np.arange(16))
+    dut = ShiftAddProducts(table.tolist(), lanes=1, inputs=1)
+    lacking = 0 if dut.complement is None else 1 << dut.complement
+
+    async def bench(context: SimulatorContext) -> None:
+        context.set(dut.enable, 1)
+        for (entry, code), product in np.ndenumerate(table):
+            context.set(dut.indices, [[dut.encoding[entry]]])
+            context.set(dut.codes, [code])
+            await context.tick()
+            got = context.get(dut.products[0][0])
+            assert got + lacking * (got < 0) == product
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
 @pytest.mark.parametrize("slopes, steps", [
     ((7, -3), 1), ((13, 3, -2, 8), 1), ((0, 2, 4, 2), 1), ((-77, 77, 77), 1), ((0, 1, 64), 2),
     ((5, 90, 1, 33, 90), 3)])
