@@ -139,6 +139,7 @@ class DotProducts(wiring.Component):
         merge_flags(m, self.parity_error, [flag, products.parity_error])
 
         width = self.lane_shape.width
+        places = self.o_lanes * products.sums
         parts = products.lanes // self.o_lanes
         advance, take = Signal(), Signal()
         _, last_chunk = count_to(m, "chunk", self.chunks, take)
@@ -158,7 +159,7 @@ class DotProducts(wiring.Component):
 
         # Valid, and whether the sum is complete, of the products and of each tree level.
         valid, last = take, last_chunk
-        sums, leaving_width = products.lanes * products.sums, self.o_lanes * products.sums * width
+        sums, leaving_width = products.lanes * products.sums, places * width
         terms = [[_term(products.products[place][n], products.complement)
                   for n in range(products.inputs)] for place in range(sums)]
         if self.total:
@@ -183,12 +184,12 @@ class DotProducts(wiring.Component):
             leaving.eq(self.o.valid & self.o.ready),
             *(self.o.payload[n].eq(held[n * width:(n + 1) * width].as_signed()
                                    if self.lane_shape.signed else held[n * width:(n + 1) * width])
-              for n in range(leaving_width // width)),
+              for n in range(places)),
             self.o.valid.eq(left != 0),
             advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
         ]
         if self.total:
-            m.d.comb += self.o.payload[leaving_width // width].eq(held_total.as_signed())
+            m.d.comb += self.o.payload[places].eq(held_total.as_signed())
         with m.If(leaving):
             m.d.sync += left.eq(left - 1)
 

@@ -105,9 +105,12 @@ def test_masked_sums_are_exact(slopes: tuple[int, ...], outputs: int, inputs: in
     chunks = beats(inputs, at_once)
     o_lanes = next(n for n in range(1, lanes + 1) if lanes % n == 0 and n * chunks >= lanes)
     masks = products.masks
-    most = 7 * inputs * max(map(max, masks.counts))
+    # As narrow as can be: the first vector drives a lane to the end of its range.
+    most = 7 * max(int(np.array(counts)[weights].sum(axis=1).max()) for counts in masks.counts)
+    total = masks.base != 0
     dots = DotProducts(products, weights.tolist(), o_lanes=o_lanes, storage=Storage.LOGIC,
-                       acc_shape=signed_range(0, most), total=masks.base != 0)
+                       acc_shape=signed_range(0, max(most, 7 * inputs if total else 0)),
+                       lane_shape=range(most + 1), total=total)
     peak = int(np.abs(table).max()) * inputs
     dut = Chain({"dots": dots, "affine": Affine(
         dots.acc_shape, signed_range(-peak, peak), base=masks.base, steps=masks.steps,
