@@ -39,27 +39,20 @@ def merge(bit: CarryBit, net: Net, table: Table) -> CarryBit | None:
 
     def both(values: Mapping[Net, int]) -> tuple[int, int]:
         """What is added, and the carry that goes out where that is 0."""
-        a, b, c, d = _read([*pins], {**values, net: _output(table, values)})
+        a, b, c, d = _read(pins, {**values, net: _output(table, values)})
         return adds >> (a + 2 * b + 4 * c + 8 * d) & 1, adds >> (a + 2 * b) & 1
 
     states = [dict(zip(nets, values, strict=True))
               for values in product((0, 1), repeat=len(nets))]
     wanted = [(values, both(values)) for values in states]
+    # A pin that is always 1, where one is left, keeps what is added apart from the carry.
+    constants = [*["0"] * (len(_PINS) - 1 - len(nets)), "1"] if len(nets) < len(_PINS) else []
     for order in permutations(nets):
-        # A pin that is always 1 keeps what is added apart from the carry.
-        for placed in _placings(order):
-            found = _fill(placed, wanted)
-            if found is not None:
-                return placed, found
+        placed = (*order, *constants)
+        found = _fill(placed, wanted)
+        if found is not None:
+            return placed, found
     return None
-
-
-def _placings(order: Sequence[Net]) -> Iterator[Pins]:
-    """Nets on pins A to D, in this order, and constants on the others."""
-    if len(order) == len(_PINS):
-        yield tuple(order)
-    else:
-        yield (*order, *["0"] * (len(_PINS) - 1 - len(order)), "1")
 
 
 def _fill(pins: Pins, wanted: Sequence[tuple[Mapping[Net, int], tuple[int, int]]]) -> int | None:
