@@ -8,7 +8,7 @@ fails on some circuits with an assertion about the name of a wire (YosysHQ/yosys
 ABC maps twice: as Yosys asks it to, and without rewriting the logic first (``dc2``), which takes
 shifters apart. Small control logic, most of the digits nets, takes 2 to 4 % fewer tables the first
 way and has a faster clock; engines for 16 powers of two take 6 to 8 % fewer the second way, which
-is kept where it saves a share of the logic cells. On ECP5, tables then move into carry cells
+is kept where it saves 2 % of the tables. On ECP5, tables then move into carry cells
 (`nomul.boards.carry`).
 
 On ECP5 no tables of more than four inputs are made of smaller ones and multiplexers: with them the
@@ -244,7 +244,7 @@ def count_layers(component: wiring.Component, network: str, chip: Target,
 
 def _mapped(folder: Path, script: str, name: str, chip: Target,
             lines: Sequence[str]) -> dict[str, Any]:
-    """Modules of the netlist that has fewest cells, of what the commands ``lines`` read.
+    """Modules of the netlist with clearly fewer tables, of what the commands ``lines`` read.
 
     Leaves it in ``<name>.json``, beside ``<script>.ys`` and ``<script>.log``.
     """
@@ -256,13 +256,14 @@ def _mapped(folder: Path, script: str, name: str, chip: Target,
     files = [folder / f"{name}-{way}.json" for way in range(len(_ABC))]
     netlists = [_read(file) for file in files]
     if chip.family is Family.ECP5:
-        for file, netlist in zip(files, netlists, strict=True):
+        for netlist in netlists:
             for module in netlist["modules"].values():
                 absorb(module)
-            file.write_text(json.dumps(netlist))
     sizes = [sum(_counts(module, chip.family).lut4 for module in netlist["modules"].values())
              for netlist in netlists]
     best = int(sizes[1] < (1 - _WORTHWHILE) * sizes[0])
+    if chip.family is Family.ECP5:
+        files[best].write_text(json.dumps(netlists[best]))
     os.replace(files[best], folder / f"{name}.json")
     files[1 - best].unlink()
     modules: dict[str, Any] = netlists[best]["modules"]

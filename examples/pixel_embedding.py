@@ -1,6 +1,7 @@
 """What a quantized first layer costs: ``python examples/pixel_embedding.py FOLDER [VARIANT ...]``.
 
-Trains one ResNet-20 on CIFAR-10 three times, with the recipe, seed and schedule of ``cifar10``:
+Trains one ResNet-20 on CIFAR-10 three times, with the recipe and seed of ``cifar10``, but in one
+cycle of the learning rate:
 
 learned      pixels enter through a learned table, and every layer is quantized
 thermometer  the same with the fixed table (Tokunaga et al., arXiv 2407.16174)
@@ -39,7 +40,7 @@ def variants(width: int) -> dict[str, Recipe]:
         net.embedding = PixelEmbedding(10, bits=2, fixed=True)
         return net
 
-    recipe = recipe_of("cifar10")
+    recipe = replace(recipe_of("cifar10"), cycles=1)
     return {
         "learned": replace(recipe, model=learned),
         "thermometer": replace(recipe, model=thermometer),

@@ -132,7 +132,7 @@ def resnet20() -> ResidualNet:
     return ResidualNet()
 
 
-def mobile_net(width: int = 32, depth: int = 10) -> nn.Sequential:
+def mobile_net(width: int = 16, depth: int = 10) -> nn.Sequential:
     """Depthwise and pointwise convolutions by turns, behind a pixel embedding, for images of
     32 by 32 (after Howard et al., arXiv 1704.04861)."""
     modules: OrderedDict[str, nn.Module] = OrderedDict(

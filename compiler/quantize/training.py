@@ -154,8 +154,8 @@ def fit(recipe: Recipe, method: Method, *, seed: int = 0, epochs: int | None = N
         raise ModelError(f"recipe {recipe.name!r}: final epochs must be at least 0, "
                          f"not {final_epochs!r}")
     if final_epochs and not method.continues:
-        raise ModelError(f"method {method.kind!r}: has no final training, because its own loss "
-                         "is not the recipe's; leave out the final epochs")
+        raise ModelError(f"method {method.kind!r}: has no final training, because the "
+                         "recipe's cannot go on from what it gives; leave out the final epochs")
     data = load(recipe.dataset, cache=cache) if data is None else data
     if device is None:
         gpu = recipe.accelerate and torch.cuda.is_available()
