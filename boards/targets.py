@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from nomul.compiler.blocks import BlockShapes
 from nomul.compiler.errors import PlanError
 
 __all__ = ["BOARDS", "TARGETS", "Capacity", "Family", "Target", "board", "target"]
@@ -28,6 +29,8 @@ class Capacity:
         Block RAMs: ``SB_RAM40_4K`` or ``DP16KD``.
     bram_block_bits : int
         Bits in one of them.
+    bram_shapes : tuple of (int, int)
+        Bits of a word and number of words that one can have, read once in a cycle.
     dsp : int
         Multiplier blocks: ``SB_MAC16`` or ``MULT18X18D``.
     pins : int
@@ -39,6 +42,7 @@ class Capacity:
     logic_cells: int
     bram: int
     bram_block_bits: int
+    bram_shapes: BlockShapes
     dsp: int
     pins: int
     spram: int = 0
@@ -73,17 +77,21 @@ class Target:
     goal_mhz: float
 
 
+_ICE40_BLOCK = ((16, 256), (8, 512), (4, 1024), (2, 2048))
+_ECP5_BLOCK = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+
+
 def _ice40(name: str, device: str, package: str, synth_flags: str, goal_mhz: float,
            **capacity: int) -> Target:
     return Target(name=name, family=Family.ICE40,
-                  capacity=Capacity(bram_block_bits=4096, **capacity),
+                  capacity=Capacity(bram_block_bits=4096, bram_shapes=_ICE40_BLOCK, **capacity),
                   synth_command=f"synth_ice40 {synth_flags}",
                   nextpnr_flags=(f"--{device}", "--package", package), goal_mhz=goal_mhz)
 
 
 def _ecp5(size: str, **capacity: int) -> Target:
     return Target(name=f"ecp5-{size}", family=Family.ECP5,
-                  capacity=Capacity(bram_block_bits=18432, **capacity),
+                  capacity=Capacity(bram_block_bits=18432, bram_shapes=_ECP5_BLOCK, **capacity),
                   synth_command="synth_ecp5",
                   nextpnr_flags=(f"--{size}", "--package", "CABGA381", "--speed", "6"),
                   goal_mhz=100.0)

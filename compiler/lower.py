@@ -250,7 +250,7 @@ def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: L
     products = _products(terms, plan, lanes=plan.outputs, inputs=plan.inputs)
     shape = _sum_shape(terms)
     options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed,
-                               "parity": plan.parity}
+                               "spread": plan.spread, "parity": plan.parity}
     if not isinstance(products, MaskedProducts):
         return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, **options)}
     entries = terms.assignment if packed is None else np.array(packed)[terms.assignment]

@@ -47,6 +47,7 @@ __all__ = [
     "plan_stages",
     "planned_layers",
     "refuse_loads",
+    "weight_words",
 ]
 
 
@@ -72,6 +73,10 @@ class LayerPlan:
         dense layer (0 builds none, which needs all outputs at once), or the rows of a window.
     parity : bool
         Whether words of tables have a parity bit, which is checked when they are read.
+    spread : int
+        If not 0, words of weights after every so many others are spread over these
+        (`nomul.hw.spread`), which fills block RAM better. Only of a dense layer or a convolution
+        whose weights are read and all have one width.
     """
 
     name: str
@@ -85,6 +90,7 @@ class LayerPlan:
     depth: int
     buffer_in: Storage = Storage.BLOCK
     parity: bool = False
+    spread: int = 0
 
     @property
     def fold(self) -> Fold:
@@ -280,6 +286,28 @@ def least_depth(network: Network, layer: Layer, entry_fold: Fold) -> int:
     return 0
 
 
+def weight_words(layer: Layer, fold: Fold) -> int:
+    """Words in the weight table of a dense layer or convolution that is folded like this, each
+    with a weight for every output and input computed at once; 0 if it has no such table, or one
+    that is packed."""
+    if not isinstance(layer, Dense | Conv2d) or layer.lanewise or layer.widths is not None:
+        return 0
+    outputs, inputs = fold
+    if isinstance(layer, Dense):
+        return beats(layer.outputs, outputs) * beats(layer.fan_in, inputs)
+    return (beats(layer.outputs, outputs) * prod(layer.window.kernel)
+            * beats(layer.assignment.shape[3], inputs))
+
+
+def _check_spread(layer: Layer, entry: LayerPlan) -> None:
+    words = 0 if entry.product is ProductCircuit.UNROLLED else weight_words(layer, entry.fold)
+    if entry.spread and not 0 < entry.spread < words * (words > 2):
+        most = (f"by 1 to {words - 1}" if words > 2
+                else "by 0, because it does not read three words of one width")
+        raise PlanError(f"plan: layer {layer.name!r} must spread its weights {most}, "
+                        f"not {entry.spread}; change its spread")
+
+
 def check_plan(plan: Plan, network: Network) -> None:
     """`PlanError` unless ``plan`` is a legal one for ``network``."""
     if plan.network != network.digest:
@@ -310,6 +338,7 @@ def check_plan(plan: Plan, network: Network) -> None:
             raise PlanError(f"plan: layer {layer.name!r} must compute all of its outputs and "
                             f"inputs at once to be unrolled, not {entry.outputs} and "
                             f"{entry.inputs}; change its fold or its products")
+        _check_spread(layer, entry)
         least = least_depth(network, layer, entry.fold)
         if entry.depth < least and not (isinstance(layer, Weighted | MaxPool | SumPool) and least):
             raise PlanError(f"plan: layer {layer.name!r}: depth must be at least 0")

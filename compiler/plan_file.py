@@ -92,11 +92,12 @@ def _choice(kind: type[_Choice], value: Any) -> _Choice:
 def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
     if isinstance(entry, dict):
         # Plans of earlier versions lack these.
-        entry = {"buffer_in": Storage.BLOCK.value, "parity": False, **entry}
+        entry = {"buffer_in": Storage.BLOCK.value, "parity": False, "spread": 0, **entry}
     _only(entry, {field.name for field in fields(LayerPlan)}, "layer")
     return LayerPlan(
         name=_text(entry["name"]), outputs=_count(entry["outputs"]),
         inputs=_count(entry["inputs"]), depth=_count(entry["depth"]), parity=_flag(entry["parity"]),
+        spread=_count(entry["spread"]),
         product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         **{name: _choice(Storage, entry[name])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from nomul.compiler.blocks import BlockShapes, best_spread, block_rams
 from nomul.compiler.circuits import legal_circuits, unrolled_matrix
 from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import PlanError
@@ -25,6 +26,7 @@ from nomul.compiler.plan import (
     least_depth,
     planned_layers,
     unknown_layer,
+    weight_words,
 )
 from nomul.compiler.values import Codes
 from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
@@ -43,13 +45,16 @@ _CONSTANT_ROWS = (16, 64)
 # Up to the second number one block RAM of an ECP5 holds a table, which takes fewer cells than
 # masked sums do.
 _LOGIC_TABLE, _BLOCK_TABLE, _TABLE_LANES = 64, 1024, 4
+# In a lean plan, block RAM must be filled to one part in so many, or logic takes its place.
+_LEAST_FILLED = 4
 # Weights of a layer that is unrolled unasked: the search for what to share takes seconds then.
 _UNROLLED = 1 << 14
 
 
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
               default: Fold = (1, 1), input_lanes: int = 1, lean: bool = False,
-              registered: bool = False, parity: bool = False) -> Plan:
+              registered: bool = False, parity: bool = False,
+              blocks: BlockShapes | None = None) -> Plan:
     """A plan with the given folding, the smallest circuits, and buffers that do not stall.
 
     Parameters
@@ -60,12 +65,16 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         For the other dense layers and convolutions; those whose channels do not meet take 1.
     lean : bool
         Take few block RAMs: constants of up to 64 channels lie in logic, and the buffer of a dense
-        layer holds one vector, up to a power of two: the next one may have to wait.
+        layer holds one vector, up to a power of two: the next one may have to wait. Weights that
+        would fill less than a quarter of their ``blocks`` lie in logic too.
     registered : bool
         Registers behind all block RAMs, for a faster clock where their words come late, as they do
         on ECP5.
     parity : bool
         Parity bits in all tables.
+    blocks : BlockShapes, optional
+        What the block RAMs of the chip can be. Where it saves some of them, and the plan is lean
+        or ``registered``, words of weights are spread over others.
     """
     check_input_lanes(network, input_lanes)
     chosen = dict(folds or {})
@@ -77,7 +86,10 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         used[layer.name] = fold
         entry = _layer_plan(network, layer, fold, lean=lean)
         entry = _registered(entry) if registered else entry
-        layers.append(replace(entry, parity=parity))
+        entry = replace(entry, parity=parity)
+        if blocks and (lean or registered):
+            entry = _filling(layer, entry, blocks, lean=lean)
+        layers.append(entry)
     if chosen:
         raise unknown_layer(network, next(iter(chosen)))
     plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),
@@ -143,6 +155,20 @@ def _registered(entry: LayerPlan) -> LayerPlan:
         for name in ("products_in", "weights_in", "constants_in", "buffer_in")
         if getattr(entry, name) is Storage.BLOCK}
     return replace(entry, **changed)
+
+
+def _filling(layer: Layer, entry: LayerPlan, blocks: BlockShapes, *, lean: bool) -> LayerPlan:
+    """``entry`` with weights that fill their ``blocks`` as far as they can."""
+    words = weight_words(layer, entry.fold)
+    if (not words or entry.weights_in is Storage.LOGIC
+            or entry.product is ProductCircuit.UNROLLED):
+        return entry
+    assert isinstance(layer, Weighted)
+    width = entry.outputs * entry.inputs * max(1, layer.assignment_bits) + entry.parity
+    count = block_rams(blocks, width, words)
+    if lean and width * words * _LEAST_FILLED < count * prod(blocks[0]):
+        return replace(entry, weights_in=Storage.LOGIC)
+    return replace(entry, spread=best_spread(blocks, width, words))
 
 
 def _unrolls(network: Network, layer: Layer, fold: Fold) -> bool:

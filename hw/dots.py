@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import Products, add_with_one
+from nomul.hw.spread import SpreadCycle
 from nomul.hw.stream import beats, count_to, vector
 from nomul.hw.table import Cycle, Storage, merge_flags, parity_flag
 
@@ -59,6 +60,9 @@ class DotProducts(wiring.Component):
         leave within ``chunks`` cycles.
     storage : Storage
         What holds the weights.
+    spread : int
+        If not 0, words of weights after every so many others are spread over these
+        (`SpreadCycle`). Not together with ``packed``.
     packed : sequence of int, optional
         Where each row has a width of its own: the rows then hold numbers, of which the bits below
         the leading 1 are stored (`PackedCycle`), and this their indices into the dictionary. All
@@ -82,7 +86,7 @@ class DotProducts(wiring.Component):
 
     def __init__(self, products: Products, rows: Sequence[Sequence[int]], *, acc_shape: ShapeLike,
                  lane_shape: ShapeLike | None = None, o_lanes: int, storage: Storage,
-                 packed: Sequence[int] | None = None, total: bool = False,
+                 spread: int = 0, packed: Sequence[int] | None = None, total: bool = False,
                  parity: bool = False) -> None:
         self.products = products
         self.rows = tuple(tuple(int(index) for index in row) for row in rows)
@@ -90,6 +94,7 @@ class DotProducts(wiring.Component):
         self.lane_shape = self.acc_shape if lane_shape is None else Shape.cast(lane_shape)
         self.o_lanes = o_lanes
         self.storage = storage
+        self.spread = spread
         self.total = total
         self.parity_error = parity_flag(parity)
         self.packed = None if packed is None else tuple(int(index) for index in packed)
@@ -99,6 +104,8 @@ class DotProducts(wiring.Component):
         self.groups = beats(self.outputs, products.lanes)
         self.chunks = beats(self.inputs, products.inputs)
         self.latency = 1 + products.latency + (products.inputs - 1).bit_length()
+        if spread and packed is not None:
+            raise ValueError("Words of weights cannot be both spread and packed")
         if not self.acc_shape.signed:
             raise ValueError(f"Accumulator shape must be signed, not {self.acc_shape!r}")
         if products.lanes % o_lanes or products.lanes > o_lanes * self.chunks:
@@ -121,9 +128,12 @@ class DotProducts(wiring.Component):
         return [sum(encoding[field] << n * width for n, field in enumerate(row))
                 for row in self.fields()]
 
-    def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle:
+    def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle | SpreadCycle:
         """The weight table."""
         width, places = self.products.index_shape.width, self.products.lanes * self.products.inputs
+        if self.spread:
+            return SpreadCycle(places * width, self.words(), spread=self.spread,
+                               storage=self.storage, flag=flag)
         if self.packed is None:
             return Cycle(places * width, self.words(), storage=self.storage, flag=flag)
         return PackedCycle(self.fields(), run=self.chunks, width=width, storage=self.storage,

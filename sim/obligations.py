@@ -15,6 +15,7 @@ from nomul.hw.engine import SharedProducts
 from nomul.hw.loaded import LoadedWords
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import MaskedProducts, Products
+from nomul.hw.spread import SpreadCycle
 from nomul.hw.table import Cycle
 from nomul.sim.formal import (
     Beats,
@@ -289,7 +290,7 @@ class Multiplies(Elaboratable):  # type: ignore[misc]
 class GivesRows(Elaboratable):  # type: ignore[misc]
     """Rows are there in order, and again from the first, once the first one has come."""
 
-    def __init__(self, dut: Cycle | PackedCycle, rows: Sequence[int]) -> None:
+    def __init__(self, dut: Cycle | PackedCycle | SpreadCycle, rows: Sequence[int]) -> None:
         self.dut = dut
         self.rows = rows
         self.wanted = Signal()

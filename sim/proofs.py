@@ -34,6 +34,7 @@ from nomul.hw.product import (
 from nomul.hw.replay import Replay
 from nomul.hw.sparse import SparseDots
 from nomul.hw.spi import SpiPeripheral
+from nomul.hw.spread import SpreadCycle
 from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.stream import Regroup, vector
 from nomul.hw.table import Cycle, Storage
@@ -444,8 +445,9 @@ def _shared(storage: Storage, table: Sequence[Sequence[int]]) -> SharedProducts:
     return SharedProducts(list(zip(*table, strict=True)), lanes=2, storage=storage)
 
 
-def _gives_rows(component: type, sizes: str, make: Callable[[int], Cycle | PackedCycle],
-                rows: Sequence[int]) -> Obligation:
+def _gives_rows(component: type, sizes: str,
+                make: Callable[[int], Cycle | PackedCycle | SpreadCycle], rows: Sequence[int],
+                ) -> Obligation:
     return Obligation(
         component=component, sizes=sizes, claim="rows come in order, one with every step",
         twin="one row is another one", make=lambda: GivesRows(make(0), rows),
@@ -454,6 +456,11 @@ def _gives_rows(component: type, sizes: str, make: Callable[[int], Cycle | Packe
 
 def _cycle(storage: Storage) -> Callable[[int], Cycle]:
     return lambda change: Cycle(3, [5, 0, 3, 6, 1 + change], storage=storage)
+
+
+def _spread(storage: Storage) -> Callable[[int], SpreadCycle]:
+    # One row is spread, and one comes after it.
+    return lambda change: SpreadCycle(2, [1, 0, 2 + change, 1], spread=2, storage=storage)
 
 
 def _packed(storage: Storage) -> Callable[[int], PackedCycle]:
@@ -499,6 +506,8 @@ OTHERS = (
                 (*_FEW[:2], (0, 2, 4))),
     *(_gives_rows(Cycle, f"5 rows, {storage.value}", _cycle(storage), [5, 0, 3, 6, 1])
       for storage in Storage),
+    *(_gives_rows(SpreadCycle, f"4 rows, 1 of them spread, {storage.value}", _spread(storage),
+                  [1, 0, 2, 1]) for storage in Storage),
     *(_gives_rows(PackedCycle, f"4 rows of 2 fields, {storage.value}", _packed(storage),
                   [2 | 4 << 3, 3 | 7 << 3, 1 | 6 << 3, 1 | 5 << 3])
       for storage in (Storage.LOGIC, Storage.BLOCK)),

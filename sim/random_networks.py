@@ -14,12 +14,14 @@ from nomul.compiler.layers import Argmax, Conv2d, Dense, Flatten, Input, Layer, 
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
     EnginePlan,
+    LayerPlan,
     Plan,
     QueuePlan,
     check_plan,
     least_depth,
     plan_stages,
     planned_layers,
+    weight_words,
 )
 from nomul.compiler.planner import make_plan
 from nomul.compiler.values import Levels, Staircase
@@ -146,6 +148,13 @@ def random_staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
                      constants=constants)
 
 
+def _spread(rng: np.random.Generator, layer: Layer, entry: LayerPlan) -> LayerPlan:
+    words = weight_words(layer, entry.fold)
+    if entry.product is ProductCircuit.UNROLLED or words < 3 or rng.integers(2):
+        return entry
+    return replace(entry, spread=int(rng.integers(1, words)))
+
+
 def random_plan(network: Network, seed: int) -> Plan:
     """A legal plan, each part of it at random, also queues that only just do not deadlock."""
     rng = np.random.default_rng([1, seed])
@@ -169,6 +178,9 @@ def random_plan(network: Network, seed: int) -> Plan:
             buffer_in=Storage.REGISTERED if rng.integers(2) else Storage.BLOCK,
             product=products[int(rng.integers(len(products)))],
             staircase=staircases[int(rng.integers(len(staircases)))]))
+    layers = [_spread(np.random.default_rng([2, seed, number]), layer, entry)
+              for number, (layer, entry) in enumerate(
+                  zip(planned_layers(network), layers, strict=True))]
     pixels = int(np.prod(network.input.shape))
     plan = replace(base, input_lanes=int(rng.integers(1, pixels + 1)), layers=tuple(layers),
                    queues=())

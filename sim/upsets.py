@@ -66,6 +66,7 @@ _DATA = {
     "ShiftClipRows": ("total_", "steps_", "by_"),
     "SparseDots": ("shift_", "term", "lane", "empty", "negative_", "integer"),
     "SharedProducts": ("products", "table_word"),
+    "SpreadCycle": ("row", "gathered"),
     "TableProducts": ("products", "table_word"),
     "Windows": ("word_held",),
 }
@@ -104,6 +105,8 @@ _CONTROL = {
     "ShiftClipRows": ("summed", "shifted"),
     "SparseDots": ("chunk", "output", "whole", "write_half", "read_half", "valid_", "last_",
                    "$signature__addr", "read__addr"),
+    "SpreadCycle": ("valid", "fetched", "address", "place", "place_read", "read__addr",
+                    "table_fetched"),
     "TableProducts": ("table_fetched",),
     "UnrolledDots": ("valid_",),
     "Windows": ("arriving", "word", "kernel_column", "kernel_row", "column", "row", "repeat",
@@ -111,8 +114,9 @@ _CONTROL = {
     "ZeroAbsent": ("beat",),
 }
 # Read-only memories, by their component or, of a `Cycle`, by what it is in its parent.
-_TABLES = {"PackedCycle": Kind.ASSIGNMENT, "TableProducts": Kind.TABLE, "Embedding": Kind.TABLE,
-           "Search": Kind.CONSTANT, "SharedProducts": Kind.TABLE}
+_TABLES = {"PackedCycle": Kind.ASSIGNMENT, "SpreadCycle": Kind.ASSIGNMENT,
+           "TableProducts": Kind.TABLE, "Embedding": Kind.TABLE, "Search": Kind.CONSTANT,
+           "SharedProducts": Kind.TABLE}
 _ENGINE = {"weights": Kind.ASSIGNMENT, "constants": Kind.CONSTANT, "thresholds": Kind.CONSTANT,
            "tasks": Kind.CONSTANT}
 _CYCLES = {"weights": Kind.ASSIGNMENT, "entries": Kind.ASSIGNMENT, "column": Kind.ASSIGNMENT,

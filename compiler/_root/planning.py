@@ -191,7 +191,9 @@ def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: floa
                             f"not {fps} and {clock}")
         folds = planner.fold_for_interval(network, int(clock * 1e6 / fps))
         lanes = planner.input_lanes_for(network, int(clock * 1e6 / fps))
+    shapes = {chip.capacity.bram_shapes for chip in chips}
     return planner.make_plan(network, folds, lean=lean, registered=registered, parity=parity,
+                             blocks=shapes.pop() if len(shapes) == 1 else None,
                              input_lanes=lanes if input_lanes is None else input_lanes)
 
 

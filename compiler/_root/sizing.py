@@ -116,6 +116,7 @@ def sized(network: Network, foldings: Foldings, chip: Target, interval: int, *,
           lean: bool = False, registers: bool | None = None) -> Sized:
     """The plan with the fewest lanes for an ``interval`` in cycles, and what it will take."""
     plan = make_plan(network, foldings.within(interval), lean=lean,
+                     blocks=chip.capacity.bram_shapes,
                      registered=registered(chip) if registers is None else registers,
                      input_lanes=input_lanes_for(network, interval))
     return Sized(plan=plan, interval=plan_interval(plan, network),

@@ -119,6 +119,12 @@ def test_the_law_covers_all_products() -> None:
                if circuit is not ProductCircuit.NONE) > 5
 
 
+def test_the_law_covers_spread_weights() -> None:
+    spread = [entry.spread for seed, network in enumerate(map(random_network, range(60)))
+              for entry in random_plan(network, seed).layers]
+    assert sum(map(bool, spread)) > 20 and len({*spread}) > 5
+
+
 def test_a_wrong_correction_is_seen() -> None:
     network = next(n for n in map(random_network, range(200)) if isinstance(n.output, Integers)
                    and isinstance(n.layers[-1], Dense) and n.layers[-1].corrections is not None)

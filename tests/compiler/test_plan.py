@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nomul.boards.targets import TARGETS
+from nomul.compiler.blocks import BlockShapes, best_spread, block_rams
 from nomul.compiler.errors import DataError, PlanError
 from nomul.compiler.network import (
     Argmax,
@@ -29,6 +31,7 @@ from nomul.compiler.planner import (
 )
 from nomul.compiler.storage import load
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
+from nomul.hw.spread import spread_size
 from nomul.hw.table import Storage
 from nomul.sim.random_networks import random_network, random_plan
 
@@ -125,6 +128,50 @@ def test_lean_plans_hold_no_more_than_they_must(outputs: int, storage: tuple[Sto
     assert plans[0]["conv"].depth == plans[1]["conv"].depth
 
 
+_ICE40, _ECP5 = (TARGETS[name].capacity.bram_shapes for name in ("ice40-up5k", "ecp5-25k"))
+
+
+@pytest.mark.parametrize("shapes, width, rows, spread, blocks", [
+    (_ECP5, 64, 2304, 8, (10, 8)),  # 9 bits for 8, and 8 words for 9
+    (_ECP5, 64, 2048, 0, (8, 8)),
+    (_ECP5, 4, 640, 0, (1, 1)),
+    (_ECP5, 36, 513, 0, (2, 2)),
+    (_ECP5, 72, 1030, 0, (6, 6)),  # one of 6 is not worth 72 tables
+    (_ICE40, 12, 320, 4, (2, 1)),
+])
+def test_spreading_saves_block_rams(shapes: BlockShapes, width: int, rows: int, spread: int,
+                                    blocks: tuple[int, int]) -> None:
+    assert best_spread(shapes, width, rows) == spread
+    assert blocks == (block_rams(shapes, width, rows),
+                      block_rams(shapes, *spread_size(width, rows, spread)))
+
+
+def test_weights_fill_block_ram() -> None:
+    """As they lie on an ECP5: spread where that saves some, in logic where they fill next to
+    nothing and the plan is lean; as ever for a chip that is not known."""
+    rng = np.random.default_rng(0)
+
+    def layer(name: str, before: str, outputs: int, inputs: int) -> Conv2d:
+        return Conv2d(name=name, inputs=(before,), dictionary=list(range(16)),
+                      bias=[0] * outputs, assignment=rng.integers(0, 16, (outputs, 3, 3, inputs)),
+                      staircase=Staircase(thresholds=[[1, 2, 3]], levels=Levels.uniform(4)))
+
+    network = Network(name="filling", layers=(
+        Input(name="pixels", shape=(5, 5, 64), levels=Levels.uniform(4)),
+        layer("large", "pixels", 64, 64), layer("small", "large", 1, 64)))
+    folds = {"large": (1, 16), "small": (1, 16)}
+
+    def weights(**options: Any) -> list[tuple[Storage, int]]:
+        plan = make_plan(network, folds, **options)
+        return [(entry.weights_in, entry.spread) for entry in plan.layers]
+
+    large, small = (Storage.REGISTERED, 8), (Storage.REGISTERED, 0)
+    assert weights(registered=True, blocks=_ECP5) == [large, small]
+    assert weights(registered=True, blocks=_ECP5, lean=True) == [large, (Storage.LOGIC, 0)]
+    assert weights(registered=True, lean=True) == [(Storage.REGISTERED, 0), small]
+    assert weights(blocks=_ECP5) == [(Storage.BLOCK, 0), (Storage.BLOCK, 0)]
+
+
 def test_a_layer_of_many_weights_is_not_unrolled_unasked() -> None:
     rng = np.random.default_rng(0)
     network = Network(name="wide", layers=(
@@ -207,6 +254,10 @@ def changed(**changes: Any) -> Any:
     (changed(depth=0), "must have a buffer of at least 15 beats, not 0; increase its depth"),
     (changed(depth=14), "must have a buffer of at least 15 beats, not 14; increase its depth"),
     (changed(buffer_in=Storage.LOGIC), "must have its buffer in block or registered, not in logic"),
+    (changed(spread=-1), "must spread its weights by 1 to 104, not -1; change its spread"),
+    (changed(spread=105), "must spread its weights by 1 to 104, not 105; change its spread"),
+    (changed(outputs=7, inputs=15, product=ProductCircuit.UNROLLED, spread=1), "must spread its "
+     "weights by 0, because it does not read three words of one width, not 1; change its spread"),
     (changed(staircase=StaircaseCircuit.NONE), "must make its staircase by shift-clip or "
      "comparators or search, not none: that circuit would give other bits"),
     (replace(make_plan(small()), layers=()), "must have the layers dense1, dense2 in this order, "
