@@ -65,6 +65,7 @@ from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
 from nomul.hw.sparse import SparseDots
 from nomul.hw.stream import Regroup, beats
+from nomul.hw.table import Storage
 from nomul.hw.unrolled import UnrolledDots
 from nomul.hw.window import Windows
 
@@ -72,6 +73,9 @@ __all__ = ["loaded_words", "lower", "lower_body"]
 
 # Between registers of an unrolled layer.
 _ADDITIONS = 3
+
+# Beats that a queue holds whose `ready` is a register, and which is never in the way.
+_STAGE = 2
 
 # Beats under way that a queue holds beyond a vector.
 _SPARE_BEATS = 4
@@ -179,6 +183,9 @@ def _add_layer(network: Network, plan: Plan, layer: Layer, flow: dict[str, Stage
     terms, entry = sum_terms(network, layer), plan[layer.name]
     tail = staircase_parts(layer.staircase, terms, entry, stage.gives.lanes,
                            adder.o.payload.shape())
+    if entry.buffer_in is Storage.REGISTERED:
+        last = [adder, *tail.values()][-1]
+        tail["stage"] = Queue(last.o.payload.shape(), _STAGE)
     name = f"{layer.name}_sum" if tail else layer.name
     parts[name] = adder
     for number, (end, source, shape) in enumerate(sources):

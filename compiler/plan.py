@@ -67,6 +67,8 @@ class LayerPlan:
         What holds product tables; assignments and embedding tables; offsets or thresholds.
     buffer_in : Storage
         What the layer's buffer is: block RAM, registered or not. Small ones may be distributed RAM.
+        Behind an addition, `Storage.REGISTERED` puts a stage that no path of ``ready`` crosses:
+        where branches meet and fork again, these are long.
     staircase : StaircaseCircuit
     depth : int
         Beats of ``inputs`` codes that the layer's buffer holds: the replay buffer of a

@@ -39,7 +39,7 @@ class DotProducts(wiring.Component):
 
     The sums are exact if ``acc_shape`` and ``lane_shape`` hold every dot product: sums in between
     wrap around, and wrap back. All paths from ``i`` to ``o`` are registered; ``i.ready``
-    depends combinationally on ``o.ready``.
+    depends combinationally on ``o.ready`` only where a group's sums take all of a pass to leave.
 
     Latency: ``latency`` cycles, from the last beat of a pass to its first sums.
     Throughput: 1 beat a cycle, hence ``chunks * groups`` cycles a vector.
@@ -189,6 +189,9 @@ class DotProducts(wiring.Component):
         held_total = Signal(self.acc_shape.width if self.total else 0)
         left = Signal(range(parts + 1))
         load, leaving = Signal(), Signal()
+        gone = left == 0
+        if self.chunks <= parts:
+            gone |= leaving & (left == 1)  # the next ones come in the cycle in which these go
         m.d.comb += [
             load.eq(advance & valid & last),
             leaving.eq(self.o.valid & self.o.ready),
@@ -196,7 +199,7 @@ class DotProducts(wiring.Component):
                                    if self.lane_shape.signed else held[n * width:(n + 1) * width])
               for n in range(places)),
             self.o.valid.eq(left != 0),
-            advance.eq(~(valid & last) | (left == 0) | (leaving & (left == 1))),
+            advance.eq(~(valid & last) | gone),
         ]
         if self.total:
             m.d.comb += self.o.payload[places].eq(held_total.as_signed())

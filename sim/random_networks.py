@@ -150,7 +150,7 @@ def random_staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
 
 def _spread(rng: np.random.Generator, layer: Layer, entry: LayerPlan) -> LayerPlan:
     words = weight_words(layer, entry.fold)
-    if entry.product is ProductCircuit.UNROLLED or words < 3 or rng.integers(2):
+    if entry.product is ProductCircuit.UNROLLED or words < 3 or not rng.integers(4):
         return entry
     return replace(entry, spread=int(rng.integers(1, words)))
 

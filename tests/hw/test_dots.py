@@ -285,6 +285,35 @@ def test_takes_a_beat_every_cycle(lanes: int, at_once: int) -> None:
     assert first[0] == dut.chunks - 1 + dut.latency + 1  # and a cycle to fetch the first weights
 
 
+@pytest.mark.parametrize("inputs, waits", [(2, True), (3, False)])
+def test_ready_follows_the_sums_only_where_they_leave_all_the_time(inputs: int, waits: bool,
+                                                                   ) -> None:
+    """Two sums leave one by one: in two cycles of a pass of two, or of three."""
+    rng = np.random.default_rng(inputs)
+    dut = engine(ShiftAddProducts, POW2, rng.integers(0, 7, (4, inputs)), 2, 1)
+    assert dut.o_lanes == 1 and dut.chunks == inputs
+    followed = stalled = False
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal followed, stalled
+        ctx.set(dut.i.valid, 1)
+        for _ in range(200):
+            ready = []
+            for value in (0, 1):
+                ctx.set(dut.o.ready, value)
+                ready.append(ctx.get(dut.i.ready))
+            followed |= ready[0] != ready[1]
+            stalled |= not ready[0]
+            ctx.set(dut.o.ready, int(rng.integers(2)))
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert stalled and followed == waits
+
+
 @pytest.mark.parametrize("table, split", [
     (POW2, True), (FULL, True), (SHIFTED, True), (REPEATED, True), (NEGATIVE, True), (FAR, False),
     (POW2[:1], False)])
