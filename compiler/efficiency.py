@@ -6,9 +6,18 @@ from math import prod
 
 from nomul.compiler.layers import Weighted
 from nomul.compiler.network import Network
-from nomul.compiler.plan import Plan, engine_program, intervals, plan_interval
+from nomul.compiler.plan import (
+    LayerPlan,
+    Plan,
+    engine_program,
+    intervals,
+    loads_weights,
+    plan_interval,
+)
+from nomul.hw.circuits import ProductCircuit
+from nomul.hw.table import Storage
 
-__all__ = ["LaneUse", "lane_use"]
+__all__ = ["LaneUse", "lane_use", "weight_bits_in_block_ram"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +70,19 @@ def lane_use(network: Network, plan: Plan) -> LaneUse:
     return LaneUse(products=sum(products.values()),
                    working=sum(lanes_of[name] * cycles[name] for name in products),
                    interval=sum(lanes_of[name] * total for name in products))
+
+
+def weight_bits_in_block_ram(network: Network, plan: Plan) -> int:
+    """Bits of the assignments that ``plan`` keeps in block RAM; of an engine, all of them, or none
+    if they are loaded into SPRAM."""
+    if loads_weights(plan):
+        return 0
+    return sum(layer.stored_bits if layer.widths is not None
+               else layer.assignment.size * max(1, layer.assignment_bits)
+               for layer in network.layers if isinstance(layer, Weighted)
+               and (plan.engine is not None or _in_block(plan[layer.name])))
+
+
+def _in_block(entry: LayerPlan) -> bool:
+    return (entry.weights_in is not Storage.LOGIC
+            and entry.product is not ProductCircuit.UNROLLED)

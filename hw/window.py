@@ -225,6 +225,7 @@ class Windows(wiring.Component):
         together = words // self.groups
         counts: dict[str, Value] = {}
         steps: list[tuple[Value, int]] = []
+        ends: Value = Const(1)  # from registers alone: `get` comes late
         enable, moves, last_column, back = get, get, get, 0
         for name, length, distance in (
                 ("word", together, 1),
@@ -238,7 +239,8 @@ class Windows(wiring.Component):
             steps.append((last, (distance - back) % self.depth))
             if name == "column":
                 moves, last_column = enable, last
-            enable, back = enable & last, back + (length - 1) * distance
+            ends = ends & last
+            enable, back = get & ends, back + (length - 1) * distance
         step: Value | int = (pixels * words - back) % self.depth
         for last, inner in reversed(steps):
             step = Mux(last, step, inner)

@@ -10,15 +10,13 @@ from nomul.boards.shell import PinShell
 from nomul.boards.synth import Progress, synthesize
 from nomul.boards.targets import Target
 from nomul.build import BuildFolder, merge_targets
+from nomul.compiler.efficiency import weight_bits_in_block_ram
 from nomul.compiler.errors import FitError
 from nomul.compiler.lower import lower
-from nomul.compiler.network import Weighted
-from nomul.compiler.plan import LayerPlan, loads_weights, refuse_loads
-from nomul.hw.circuits import ProductCircuit
-from nomul.hw.table import Storage
+from nomul.compiler.plan import refuse_loads
 from nomul.sizing import check_memories
 
-__all__ = ["stored_bits", "synthesize_build"]
+__all__ = ["synthesize_build"]
 
 
 def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, seeds: Iterable[int],
@@ -51,7 +49,7 @@ def synthesize_build(build: BuildFolder, chips: Sequence[Target | Board], *, see
         except FitError as error:
             errors.append(error)
             continue
-        figures["bram_bits"]["stored"] = stored_bits(build)
+        figures["bram_bits"]["stored"] = weight_bits_in_block_ram(build.network, build.plan)
         figures["bitstream"] = f"synth/{chip.name}/{figures['bitstream']}"
         if isinstance(chip, Board):
             figures["board"]["load"] = chip.load_command(str(build.path / figures["bitstream"]))
@@ -72,19 +70,3 @@ def _figures(build: BuildFolder, chip: Target | Board, seeds: tuple[int, ...],
     check_memories(build.plan, chip)
     return synthesize(PinShell(lower(build.network, build.plan)), build.network.name, chip, folder,
                       seeds=seeds, clock_mhz=clock_mhz, jobs=jobs, progress=report).as_json()
-
-
-def stored_bits(build: BuildFolder) -> int:
-    """Bits of the assignments that the plan keeps in block RAM; of an engine, all of them, or none
-    if they are loaded into SPRAM."""
-    if loads_weights(build.plan):
-        return 0
-    return sum(layer.stored_bits if layer.widths is not None
-               else layer.assignment.size * max(1, layer.assignment_bits)
-               for layer in build.network.layers if isinstance(layer, Weighted)
-               and (build.plan.engine is not None or _in_block(build.plan[layer.name])))
-
-
-def _in_block(plan: LayerPlan) -> bool:
-    return (plan.weights_in is not Storage.LOGIC
-            and plan.product is not ProductCircuit.UNROLLED)
