@@ -67,6 +67,8 @@ class LayerPlan:
     buffer_in : Storage
         What the layer's buffer is: block RAM, registered or not. Small ones may be distributed RAM.
     staircase : StaircaseCircuit
+    staircase_in : Storage
+        What holds the tables of a staircase that is looked up.
     depth : int
         Beats of ``inputs`` codes that the layer's buffer holds: the replay buffer of a
         dense layer (0 builds none, which needs all outputs at once), or the rows of a window.
@@ -84,6 +86,7 @@ class LayerPlan:
     staircase: StaircaseCircuit
     depth: int
     buffer_in: Storage = Storage.BLOCK
+    staircase_in: Storage = Storage.LOGIC
     parity: bool = False
 
     @property
