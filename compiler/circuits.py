@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from nomul.compiler.code_tables import TableTerms, table_terms
 from nomul.compiler.layers import Add, Dense, Layer, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes, Ints, Levels, Staircase
@@ -26,6 +27,7 @@ __all__ = [
     "shift_clip_terms",
     "sparse_terms",
     "sum_terms",
+    "tables_of",
     "threshold_rows",
     "unrolled_matrix",
 ]
@@ -33,6 +35,9 @@ __all__ = [
 _LUT4_ROWS = 16
 # Sums that a lane may make of masked codes; for more a table is smaller.
 _MOST_SUMS = 7
+# A table of codes of so many words is smaller in logic than what compares: it changes at few of
+# them.
+_LOGIC_WORDS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +197,30 @@ def legal_circuits(network: Network, layer: Layer,
     staircases = [StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH]
     if len(staircase.levels) > 4:
         staircases.reverse()
-    if shift_clip_terms(staircase, terms.low + terms.offsets, terms.high + terms.offsets):
+    low, high = terms.low + terms.offsets, terms.high + terms.offsets
+    if tables := table_terms(staircase, low, high):
+        width = 1 + int(max(high.max(), -low.min())).bit_length()
+        staircases.insert(0 if _small(staircase, tables, width) else 2, StaircaseCircuit.TABLE)
+    if shift_clip_terms(staircase, low, high):
         staircases.insert(0, StaircaseCircuit.SHIFT_CLIP)
     return products, staircases
+
+
+def _small(staircase: Staircase, found: TableTerms, width: int) -> bool:
+    """Whether tables take fewer cells than anything that compares sums of ``width`` bits: one
+    that is not long, or several of no more bits than the thresholds."""
+    if len(found.tables) == 1:
+        return found.words <= _LOGIC_WORDS
+    return found.words * staircase.levels.bits <= staircase.thresholds.size * width
+
+
+def tables_of(network: Network, layer: Layer) -> TableTerms | None:
+    """The staircase of ``layer`` as tables; None if it has none that is."""
+    staircase: Staircase | None = getattr(layer, "staircase", None)
+    if staircase is None:
+        return None
+    terms = sum_terms(network, layer)
+    return table_terms(staircase, terms.low + terms.offsets, terms.high + terms.offsets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from nomul.compiler.circuits import SumTerms, shift_clip_terms, threshold_rows
+from nomul.compiler.code_tables import TableTerms, table_terms
 from nomul.compiler.plan import LayerPlan
 from nomul.compiler.values import Ints, Staircase
 from nomul.hw.circuits import StaircaseCircuit
+from nomul.hw.code_table import CodeTable
 from nomul.hw.shapes import signed_range
 from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.thresholds import Comparators, Search
@@ -35,6 +37,8 @@ class Moves:
     high: int
     shifts: Ints | None
     """Of a shift-and-clip."""
+    table: TableTerms | None = None
+    """Of a table of codes."""
 
     @property
     def shape(self) -> Any:
@@ -50,20 +54,25 @@ class Moves:
 def moves_of(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan) -> Moves:
     """What the sums of ``terms`` need for the circuit that ``plan`` names."""
     none = np.zeros_like(terms.offsets)
-    offsets, negate, left, shifts = terms.offsets, none, none, None
+    offsets, negate, left, shifts, table = terms.offsets, none, none, None, None
     if plan.staircase is StaircaseCircuit.SHIFT_CLIP:
         assert staircase
         found = shift_clip_terms(staircase, terms.low + offsets, terms.high + offsets)
         assert found, "the plan is checked"
         negate, shifts = found.negate, found.shifts
         offsets = found.offsets + np.where(negate, -offsets, offsets)
+    elif plan.staircase is StaircaseCircuit.TABLE:
+        assert staircase
+        table = table_terms(staircase, terms.low + offsets, terms.high + offsets)
+        assert table, "the plan is checked"
+        offsets = offsets + table.offsets
     elif staircase and (not np.ptp(offsets) or staircase.per_channel):
         # An own offset for each output is added; a common one moves into the thresholds.
         offsets, left = none, offsets
     low = np.where(negate, -terms.high, terms.low) + offsets
     high = np.where(negate, -terms.low, terms.high) + offsets
     return Moves(offsets=offsets, negate=negate, left=left, low=int(low.min()),
-                  high=int(high.max()), shifts=shifts)
+                  high=int(high.max()), shifts=shifts, table=table)
 
 
 def staircase_parts(staircase: Staircase | None, terms: SumTerms, plan: LayerPlan, lanes: int,
@@ -97,6 +106,12 @@ def coders(staircase: Staircase | None, moves: Moves, shape: Any, plan: LayerPla
     if moves.shifts is not None:
         return {"staircase": ShiftClip(shape, shift=int(moves.shifts[0]), codes=codes,
                                        lanes=lanes)}
+    if moves.table is not None:
+        which = moves.table.which.tolist()
+        return {"staircase": CodeTable(
+            shape, moves.table.tables.tolist(), shift=moves.table.shift, codes=codes,
+            which=which if len(moves.table.tables) > 1 else which[:1],
+            tables_in=plan.staircase_in, **options)}
     thresholds, falling = threshold_rows(staircase, moves.left, moves.low, moves.high)
     circuit = Comparators if plan.staircase is StaircaseCircuit.COMPARATORS else Search
     return {"staircase": circuit(shape, thresholds.tolist(), falling=falling, **options)}

@@ -70,6 +70,8 @@ class LayerPlan:
         Behind an addition, `Storage.REGISTERED` puts a stage that no path of ``ready`` crosses:
         where branches meet and fork again, these are long.
     staircase : StaircaseCircuit
+    staircase_in : Storage
+        What holds the tables of a staircase that is looked up.
     depth : int
         Beats of ``inputs`` codes that the layer's buffer holds: the replay buffer of a
         dense layer (0 builds none, which needs all outputs at once), or the rows of a window.
@@ -91,6 +93,7 @@ class LayerPlan:
     staircase: StaircaseCircuit
     depth: int
     buffer_in: Storage = Storage.BLOCK
+    staircase_in: Storage = Storage.LOGIC
     parity: bool = False
     spread: int = 0
 

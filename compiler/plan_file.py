@@ -92,7 +92,8 @@ def _choice(kind: type[_Choice], value: Any) -> _Choice:
 def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
     if isinstance(entry, dict):
         # Plans of earlier versions lack these.
-        entry = {"buffer_in": Storage.BLOCK.value, "parity": False, "spread": 0, **entry}
+        entry = {"buffer_in": Storage.BLOCK.value, "staircase_in": Storage.LOGIC.value,
+                 "parity": False, "spread": 0, **entry}
     _only(entry, {field.name for field in fields(LayerPlan)}, "layer")
     return LayerPlan(
         name=_text(entry["name"]), outputs=_count(entry["outputs"]),
@@ -101,7 +102,7 @@ def _layer_plan(entry: dict[str, Any]) -> LayerPlan:
         product=_choice(ProductCircuit, entry["product"]),
         staircase=_choice(StaircaseCircuit, entry["staircase"]),
         **{name: _choice(Storage, entry[name])
-           for name in ("products_in", "weights_in", "constants_in", "buffer_in")})
+           for name in ("products_in", "weights_in", "constants_in", "buffer_in", "staircase_in")})
 
 
 def _engine_plan(entry: dict[str, Any]) -> EnginePlan:

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from nomul.compiler.blocks import BlockShapes, best_spread, block_rams
-from nomul.compiler.circuits import legal_circuits, unrolled_matrix
+from nomul.compiler.circuits import legal_circuits, tables_of, unrolled_matrix
 from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import Fold, hardware_source, queue_depths, stages, window_of
@@ -29,7 +29,7 @@ from nomul.compiler.plan import (
     weight_words,
 )
 from nomul.compiler.values import Codes
-from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit, WeightMemory
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
@@ -140,19 +140,29 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> La
         product = ProductCircuit.UNROLLED
     if product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
         product = ProductCircuit.TABLE
+    constants_in = Storage.BLOCK if rows > _CONSTANT_ROWS[lean] else Storage.LOGIC
     return LayerPlan(
         name=layer.name, outputs=outputs, inputs=inputs, product=product,
         products_in=Storage.BLOCK if in_block else Storage.LOGIC,
         weights_in=Storage.BLOCK if weights >= _BLOCK_BITS else Storage.LOGIC,
-        constants_in=Storage.BLOCK if rows > _CONSTANT_ROWS[lean] else Storage.LOGIC,
-        staircase=staircases[0], depth=_depth(network, layer, fold, lean=lean))
+        constants_in=constants_in, staircase=staircases[0],
+        staircase_in=constants_in if _own_tables(network, layer, staircases[0]) else Storage.LOGIC,
+        depth=_depth(network, layer, fold, lean=lean))
+
+
+def _own_tables(network: Network, layer: Layer, staircase: StaircaseCircuit) -> bool:
+    """Whether outputs have tables of their own; a common one is smaller in logic."""
+    if staircase is not StaircaseCircuit.TABLE:
+        return False
+    found = tables_of(network, layer)
+    return found is not None and len(found.tables) > 1
 
 
 def _registered(entry: LayerPlan) -> LayerPlan:
     """``entry`` with registers behind its block RAMs."""
     changed: dict[str, Any] = {
         name: Storage.REGISTERED
-        for name in ("products_in", "weights_in", "constants_in", "buffer_in")
+        for name in ("products_in", "weights_in", "constants_in", "buffer_in", "staircase_in")
         if getattr(entry, name) is Storage.BLOCK}
     return replace(entry, **changed)
 

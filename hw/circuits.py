@@ -23,6 +23,7 @@ class StaircaseCircuit(enum.Enum):
     SHIFT_CLIP = "shift-clip"
     COMPARATORS = "comparators"
     SEARCH = "search"
+    TABLE = "table"
 
 
 class CodeMemory(enum.Enum):

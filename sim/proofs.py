@@ -17,6 +17,7 @@ from nomul.hw.argmax import Argmax
 from nomul.hw.axis import AxisTop
 from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
 from nomul.hw.chain import Chain
+from nomul.hw.code_table import CodeTable
 from nomul.hw.dots import DotProducts
 from nomul.hw.embedding import Embedding
 from nomul.hw.engine import Engine, SharedProducts
@@ -232,6 +233,24 @@ def _staircase_example(kind: type[Comparators | Search], storage: Storage, *, sl
         broken=lambda: _staircase(kind, ((0, 3), (1, 1)), storage), slow=slow, bound=bound)
 
 
+CODES = ((0, 2), (1, 0))
+
+
+def _code_table(which: Sequence[int], storage: Storage, last: int = 0) -> CodeTable:
+    return CodeTable(signed(4), [CODES[0], (CODES[1][0], last)][:max(which) + 1], which=which,
+                     shift=1, codes=3, lanes=1, tables_in=storage, storage=Storage.LOGIC)
+
+
+def _code_table_example(which: Sequence[int], storage: Storage) -> Example:
+    return Example(
+        sizes=f"4 bits, tables {', '.join(map(str, which))} of 2 codes, {storage.value}",
+        make=partial(_code_table, which, storage), takes={"i": len(which)},
+        gives={"o": len(which)}, capacity=4, computes="shifted, clipped, looked up, row by row",
+        function=each_element(lambda n, x: looked_up(CODES[which[n]], _clip(x >> 1, 2)),
+                              len(which), 1),
+        broken=partial(_code_table, which, storage, 1), twin="one code is another one")
+
+
 def _regroup(i_lanes: int, o_lanes: int, length: int, *, o_length: int | None = None,
              slow: bool = False) -> Example:
     whole = max(length, o_length or length)
@@ -413,6 +432,7 @@ EXAMPLES = (
     _staircase_example(Comparators, Storage.LOGIC),
     _staircase_example(Search, Storage.LOGIC, slow=True),
     _staircase_example(Search, Storage.REGISTERED, slow=True, bound=20),
+    _code_table_example((0, 1), Storage.LOGIC), _code_table_example((1, 0, 1), Storage.REGISTERED),
     _regroup(2, 1, 3), _regroup(1, 2, 3), _regroup(2, 3, 5, slow=True),
     _regroup(2, 2, 2, o_length=4),
     *(Example(sizes=f"2 inputs, 3 outputs, {depth} additions a stage",

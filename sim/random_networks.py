@@ -143,6 +143,10 @@ def random_staircase(rng: Rng, outputs: int, low: int, high: int) -> Staircase:
         directions = directions if own else np.full(rows, directions[0])
     else:
         thresholds = np.sort(rng.integers(low - 2, high + 3, (rows, count)), axis=1)
+        grid, = rng.spawn(1)
+        if grid.integers(2):  # multiples of a power of two, but for an offset
+            step = 1 << int(grid.integers(1, 5))
+            thresholds -= (thresholds - int(grid.integers(step))) % step
     constants = np.where(directions == 0, rng.integers(0, count + 1, rows), 0)
     return Staircase(thresholds=thresholds, levels=levels, directions=directions,
                      constants=constants)
@@ -176,6 +180,7 @@ def random_plan(network: Network, seed: int) -> Plan:
             entry, outputs=outputs, inputs=inputs, depth=depth, products_in=storages[0],
             weights_in=storages[1], constants_in=storages[2],
             buffer_in=Storage.REGISTERED if rng.integers(2) else Storage.BLOCK,
+            staircase_in=list(Storage)[int(rng.spawn(1)[0].integers(3))],
             product=products[int(rng.integers(len(products)))],
             staircase=staircases[int(rng.integers(len(staircases)))]))
     layers = [_spread(np.random.default_rng([2, seed, number]), layer, entry)

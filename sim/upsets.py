@@ -23,7 +23,7 @@ class Kind(enum.Enum):
     TABLE = "tables"
     """Product tables and embeddings: what weights and pixels stand for."""
     CONSTANT = "constants"
-    """Thresholds, offsets and shifts in read-only memories."""
+    """Thresholds, offsets, shifts and tables of codes in read-only memories."""
     BUFFER = "buffers"
     """Memories that are written: replay buffers, windows, queues."""
     ACCUMULATOR = "accumulators"
@@ -47,6 +47,7 @@ _DATA = {
     "Affine": (), "AxisTop": (), "Fork": (), "LanewiseMax": (), "LanewiseSums": (),
     "UnrolledDots": (), "ZeroAbsent": (),
     "Argmax": ("best_of_beat", "at"),
+    "CodeTable": ("address_", "index_", "number_", "table_word"),
     "Cycle": ("row", "table_word"),
     "DotProducts": ("held", "held_total", "code_"),
     "Embedding": ("table_word",),
@@ -84,6 +85,7 @@ _CONTROL = {
     "Affine": ("valid_",),
     "Argmax": ("beat", "beat_valid", "beat_first", "beat_ends"),
     "AxisTop": ("i_beat", "o_beat", "frame_error", "parity_error"),
+    "CodeTable": ("beat", "valid_", "table_fetched"),
     "Cycle": ("valid", "address", "read__addr", "fetched_", "table_fetched"),
     "DotProducts": ("chunk", "group", "left", "valid_", "last_"),
     "Embedding": ("channel", "fetched_", "table_fetched"),
@@ -115,8 +117,8 @@ _CONTROL = {
 }
 # Read-only memories, by their component or, of a `Cycle`, by what it is in its parent.
 _TABLES = {"PackedCycle": Kind.ASSIGNMENT, "SpreadCycle": Kind.ASSIGNMENT,
-           "TableProducts": Kind.TABLE, "Embedding": Kind.TABLE, "Search": Kind.CONSTANT,
-           "SharedProducts": Kind.TABLE}
+           "TableProducts": Kind.TABLE, "Embedding": Kind.TABLE, "SharedProducts": Kind.TABLE,
+           "CodeTable": Kind.CONSTANT, "Search": Kind.CONSTANT}
 _ENGINE = {"weights": Kind.ASSIGNMENT, "constants": Kind.CONSTANT, "thresholds": Kind.CONSTANT,
            "tasks": Kind.CONSTANT}
 _CYCLES = {"weights": Kind.ASSIGNMENT, "entries": Kind.ASSIGNMENT, "column": Kind.ASSIGNMENT,

@@ -85,6 +85,7 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
 
 def test_all_staircases_are_measured() -> None:
     names = [name for name, _ in circuits(64, 16, Storage.BLOCK)]
-    assert names == ["shift-clip, common shift", "shift-clip, own shifts", "comparators", "search"]
+    assert names == ["shift-clip, common shift", "shift-clip, own shifts", "table, common",
+                     "table, own", "comparators", "search"]
     assert [name for name, _ in circuits(1, 256, Storage.BLOCK)] == [
-        "shift-clip, common shift", "search"]
+        "shift-clip, common shift", "table, common", "search"]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from amaranth.lib import wiring
 from nomul.boards.targets import target
 from nomul.boards.yosys import make_netlist
 from nomul.hw.chain import Chain
+from nomul.hw.code_table import CodeTable
 from nomul.hw.staircase import Offset, ShiftClip, ShiftClipRows
 from nomul.hw.table import Storage
 from nomul.hw.thresholds import Comparators, Search
@@ -21,6 +22,8 @@ from nomul.tables import Row
 __all__ = ["HEADER", "circuits", "measure"]
 
 _WIDTH = 18
+# Places of a table to a code: levels of an adaptive activation are at least so many steps apart.
+_PLACES = 4
 HEADER: Row = ("circuit", "rows of constants", "codes", "constants in", "chip", "LUT4", "carry",
                "FF", "block RAM")
 
@@ -41,11 +44,26 @@ def circuits(rows: int, codes: int, storage: Storage, *, seed: int = 0,
         yield "shift-clip, own shifts", partial(
             ShiftClipRows, shape, shape, offsets=offsets, shifts=rng.integers(8, 12, rows).tolist(),
             negate=rng.integers(0, 2, rows).tolist(), codes=codes, lanes=1, storage=storage)
+    own = rng.spawn(1)[0].integers(0, _PLACES * codes, (rows, codes - 1))
+    tables = [np.searchsorted(np.sort(row), np.arange(_PLACES * codes), side="right").tolist()
+              for row in own]
+    for name, kept in (("table, common", tables[:1]), ("table, own", tables))[:min(rows, 2)]:
+        yield name, partial(_looked_up, kept, offsets, codes=codes, storage=storage)
     falling = rng.integers(0, 2, rows).astype(bool).tolist()
     for name, circuit in (("comparators", Comparators), ("search", Search)):
         if codes <= 16 or circuit is Search:
             yield name, partial(circuit, shape, thresholds, falling=falling, lanes=1,
                                 storage=storage)
+
+
+def _looked_up(tables: Sequence[Sequence[int]], offsets: Sequence[int], *, codes: int,
+               storage: Storage) -> Chain:
+    shape, own = signed(_WIDTH), len(tables) > 1
+    return Chain({
+        "offset": Offset(shape, shape, offsets=offsets, lanes=1, negate=False, storage=storage),
+        "table": CodeTable(shape, tables, which=range(len(tables)) if own else [0],
+                           shift=_WIDTH - len(tables[0]).bit_length(), codes=codes, lanes=1,
+                           tables_in=storage if own else Storage.LOGIC, storage=storage)})
 
 
 def measure(chip: str) -> list[Row]:

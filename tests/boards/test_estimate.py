@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nomul.boards.estimate import FITTED, estimate, features, merged, weights_of
@@ -12,10 +14,12 @@ from nomul.boards.shell import PinShell
 from nomul.boards.targets import Family, target
 from nomul.boards.yosys import GLUE, make_netlist
 from nomul.compiler.lower import lower
-from nomul.compiler.network import Network
+from nomul.compiler.network import Dense, Flatten, Input, Levels, Network, Staircase
 from nomul.compiler.planner import make_plan, parse_folds
 from nomul.compiler.storage import load
 from nomul.costs import Sample, errors, fit, within
+from nomul.hw.circuits import StaircaseCircuit
+from nomul.hw.table import Storage
 
 ZOO = Path(__file__).parents[2] / "examples" / "zoo"
 
@@ -27,7 +31,7 @@ def circuit(network: Network, fold: str) -> PinShell:
 @pytest.mark.synth
 @pytest.mark.parametrize("chip", ["ice40-hx8k", "ecp5-25k"])
 @pytest.mark.parametrize(("name", "fold"), [
-    ("digits_pow2_3bit", "1x1"), ("digits_ternary", "dense1=4x4,dense2=2x4"),
+    ("digits_pow2_3bit", "1x1"), ("digits_ternary", "dense1=4x4,dense2=1x2"),
     ("digits_binary", "dense1=2x2,dense2=1x2")])
 def test_estimates_are_near(chip: str, name: str, fold: str, tmp_path: Path) -> None:
     network = load(ZOO / f"{name}.nomul")
@@ -41,6 +45,30 @@ def test_estimates_are_near(chip: str, name: str, fold: str, tmp_path: Path) -> 
     assert sum(layer.lut4 for layer in guess.layers.values()) == pytest.approx(
         guess.counts.lut4, abs=len(guess.layers))
     assert {"dense1", "dense2", "argmax", GLUE} <= set(guess.layers)
+
+
+@pytest.mark.synth
+def test_tables_of_codes_in_block_ram_are_counted(tmp_path: Path) -> None:
+    """Each output has its own, of short sums; as many block RAMs as synthesis takes."""
+    rng = np.random.default_rng(1)
+    network = Network(name="own", layers=(
+        Input(name="pixels", shape=(1, 1, 6), levels=Levels.uniform(4)),
+        Flatten(name="flat", inputs=("pixels",)),
+        Dense(name="dense", inputs=("flat",), dictionary=[-1, 1], bias=np.zeros(24, int),
+              assignment=rng.integers(0, 2, (24, 6)), staircase=Staircase(
+                  thresholds=np.sort(rng.integers(-6, 7, (24, 15))), levels=Levels.uniform(16)))))
+    found = {}
+    for storage in (Storage.BLOCK, Storage.LOGIC):
+        plan = make_plan(network)
+        assert plan["dense"].staircase is StaircaseCircuit.TABLE
+        assert plan["dense"].staircase_in is Storage.BLOCK
+        plan = replace(plan, layers=(replace(plan["dense"], staircase_in=storage),))
+        component = PinShell(lower(network, plan))
+        chip = target("ice40-hx8k")
+        found[storage] = estimate(component, "top.network.body", chip, tmp_path).counts
+        assert found[storage].bram == make_netlist(component, chip, tmp_path).counts.bram
+    assert found[Storage.BLOCK].bram > found[Storage.LOGIC].bram
+    assert found[Storage.BLOCK].lut4 < found[Storage.LOGIC].lut4
 
 
 @pytest.mark.synth

@@ -9,7 +9,7 @@ from amaranth.hdl import Fragment
 
 from nomul.compiler import lower as lowering
 from nomul.compiler import planner
-from nomul.compiler.circuits import shift_clip_terms
+from nomul.compiler.circuits import shift_clip_terms, tables_of
 from nomul.compiler.lower import lower_body
 from nomul.compiler.network import Dense, Flatten, Input, Integers, Levels, Network, Weighted
 from nomul.compiler.plan import Plan, intervals
@@ -110,6 +110,21 @@ def test_the_law_covers_shifts_of_their_own() -> None:
                 terms = shift_clip_terms(layer.staircase, low, high)
                 found += terms is not None and not terms.common
     assert found > 3
+
+
+def test_the_law_covers_tables_of_codes() -> None:
+    """One for all, shared by some, own ones; steps of several integers; all memories."""
+    kinds, memories, steps = set(), set(), 0
+    for seed, network in enumerate(map(random_network, range(60))):
+        for entry in random_plan(network, seed).layers:
+            if entry.staircase is StaircaseCircuit.TABLE:
+                terms = tables_of(network, network[entry.name])
+                assert terms
+                count, steps = len(terms.tables), steps + (terms.shift > 0)
+                kinds.add("common" if count == 1 else "own" if count == len(terms.which)
+                          else "shared")
+                memories.add(entry.staircase_in)
+    assert len(kinds) == len(memories) == 3 and steps > 5
 
 
 def test_the_law_covers_all_products() -> None:

@@ -64,7 +64,9 @@ def test_the_smallest_exact_circuits_are_chosen() -> None:
         ProductCircuit.SHIFT_ADD, StaircaseCircuit.SHIFT_CLIP)
     other = make_plan(small(dictionary=(-3, 0, 5), thresholds=(1, 2, 9)))["dense1"]
     assert (other.product, other.staircase) == (
-        ProductCircuit.TABLE, StaircaseCircuit.COMPARATORS)
+        ProductCircuit.TABLE, StaircaseCircuit.TABLE)
+    far = make_plan(small(dictionary=(-3 << 12, 0, 5 << 12), thresholds=(1, 2, 10_000)))["dense1"]
+    assert far.staircase is StaircaseCircuit.COMPARATORS
 
 
 def test_few_lanes_look_products_up_and_many_add_masked_codes() -> None:
@@ -200,10 +202,10 @@ def test_registers_stand_behind_block_rams_alone(tmp_path: Path) -> None:
     assert seen == {(Storage.LOGIC, Storage.LOGIC), (Storage.BLOCK, Storage.REGISTERED)}
     assert intervals(plain, network) == intervals(fast, network)
 
-    # Plans of earlier versions do not say what buffers are.
+    # Plans of earlier versions do not say what buffers and tables of codes are.
     content = json.loads(plan_json(plain))
     for layer in content["layers"]:
-        del layer["buffer_in"]
+        del layer["buffer_in"], layer["staircase_in"]
     (tmp_path / "plan.json").write_text(json.dumps(content))
     assert load_plan(tmp_path / "plan.json", network) == plain
 
@@ -259,7 +261,7 @@ def changed(**changes: Any) -> Any:
     (changed(outputs=7, inputs=15, product=ProductCircuit.UNROLLED, spread=1), "must spread its "
      "weights by 0, because it does not read three words of one width, not 1; change its spread"),
     (changed(staircase=StaircaseCircuit.NONE), "must make its staircase by shift-clip or "
-     "comparators or search, not none: that circuit would give other bits"),
+     "table or comparators or search, not none: that circuit would give other bits"),
     (replace(make_plan(small()), layers=()), "must have the layers dense1, dense2 in this order, "
      "not none"),
     (replace(make_plan(small()), input_lanes=0), "input lanes must be 1 to 15, not 0; change"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from nomul.compiler.circuits import tables_of
 from nomul.compiler.compactness import activation_table, compactness
 from nomul.compiler.errors import ModelError
 from nomul.compiler.lower import lower_body
@@ -27,6 +28,7 @@ from nomul.compiler.quantize.tbnu import TbnuMethod, table_model
 from nomul.compiler.quantize.training import train
 from nomul.compiler.storage import load as load_network
 from nomul.compiler.storage import save
+from nomul.hw.circuits import StaircaseCircuit
 from nomul.sim import golden
 from nomul.sim.bench import transfer
 
@@ -180,6 +182,19 @@ def test_normalization_leaves_the_weights_shared() -> None:
     assert isinstance(dense, Dense) and dense.staircase
     assert len(dense.dictionary) == 4 and dense.staircase.per_channel
     assert len(np.unique(dense.staircase.thresholds[:, 0])) > 5
+
+
+@pytest.mark.parametrize("codes, least", [(16, 60), (5, 12)])
+def test_activations_are_looked_up(codes: int, least: int) -> None:
+    """The circuit is the paper's: a table of N_x codes at the upper bits of the sums."""
+    _model, network = tabled(KINDS["tanh"](), codes=codes, entries=8)
+    for entry in make_plan(network).layers[1:3]:
+        layer = network[entry.name]
+        assert isinstance(layer, Dense) and layer.staircase
+        table, found = activation_table(layer.staircase), tables_of(network, layer)
+        assert entry.staircase is StaircaseCircuit.TABLE and table and found
+        assert found.shift == table.shift and tuple(found.tables[0]) == table.codes
+        assert least < len(table.codes) <= found.words <= 256
 
 
 @pytest.mark.parametrize("kind", ["tanh", "average"])
