@@ -177,8 +177,9 @@ class NaiveLane(wiring.Component):  # type: ignore[misc]
 def measure(case: Case, chip: str, *, seed: int = 0) -> list[Measured]:
     """The cells of ``case`` on ``chip``, for each circuit that is exact.
 
-    The engine has 4 lanes, and its weights in block RAM; all of it is counted. What a lane adds is
-    the difference to an engine of 8.
+    The engine has 4 lanes, and its weights in block RAM; all of it is counted, and nothing behind
+    it: neither the factors of masked sums, nor the constant of each output, which takes up what
+    raised tables add. What a lane adds is the difference to an engine of 8.
     """
     naive = _cells(NaiveLane(case), chip)
     measured = []
@@ -242,7 +243,9 @@ def markdown(measured: Sequence[Measured], thresholds: Sequence[Row]) -> str:
         f"engine of {_LANES} lanes computes {_OUTPUTS} dot products of {_FAN_IN}, with random "
         f"weights in block RAM, one input or {_INPUTS} inputs at once; accumulators are as wide as "
         "these weights need; all of it is counted and shared out, control and registers for its "
-        f"sums too. *A lane more* is what lanes of {_INPUTS} inputs add to it, an engine of "
+        "sums too. What becomes of sums behind it is not: the factors of masked sums, and the "
+        "constant of each output, which takes up what raised tables add beside its bias. "
+        f"*A lane more* is what lanes of {_INPUTS} inputs add to it, an engine of "
         f"{2 * _LANES} less one of {_LANES}: it leaves out what lanes share, and is what the lanes "
         "beside it compare with.",
         "The *obvious* lane has one product, by a shifter or a table in logic, and one accumulator "

@@ -1,16 +1,21 @@
+# amaranth: UnusedElaboratable=no
 """Raised product tables against brute force."""
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from nomul.compiler import raised as raising
 from nomul.compiler.circuits import packed_terms, sum_terms
+from nomul.compiler.lower import lower_body
 from nomul.compiler.network import Dense, Flatten, Input, Levels, Network, Staircase
 from nomul.compiler.plan import LayerPlan
 from nomul.compiler.planner import make_plan
 from nomul.compiler.raised import raised_table, raised_terms
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.table import Storage
+from nomul.sim.bench import transfer
+from nomul.sim.golden import run
 from nomul.sim.random_networks import random_network
 
 ANY = np.outer([-37, -5, 12, 53], np.arange(4))
@@ -120,3 +125,23 @@ def test_rows_are_not_raised_beside_corrections() -> None:
     layer = replace(layer, corrections=np.array([[0, 1, 5]]))
     terms = sum_terms(network, two_outputs([1, 2], per_channel=None)[1])
     assert raised_terms(layer, terms, None, plan_of(network, layer, 3)) == (terms, None)
+
+
+def test_places_without_an_input_add_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the broken twin, in which that constant stays in the sums."""
+    network, layer = two_outputs([1, 2], per_channel=None)
+    made = make_plan(network)
+    plan = replace(made, input_lanes=1, layers=tuple(
+        replace(plan_of(network, layer, 2), outputs=1) if entry.name == layer.name else entry
+        for entry in made.layers))
+    images = np.random.default_rng(0).integers(0, 4, (6, 1, 1, 3))
+    golden = run(network, images).output.reshape(-1).tolist()
+
+    def simulate() -> list[int]:
+        got = transfer(lower_body(network, plan), images.reshape(-1, 1).tolist(), 12, seed=1)
+        return [value for beat in got for value in beat]
+
+    assert simulate() == golden
+    monkeypatch.setattr(raising, "_absent", lambda layer, plan: 0)
+    found = np.unique(np.array(simulate()) - golden).tolist()
+    assert found == [int(raised_table(ANY, search=True).products[0, 0])] != [0]
