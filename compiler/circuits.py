@@ -42,14 +42,14 @@ _LOGIC_WORDS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class SumTerms:
-    """A layer's accumulators, split so that an absent input adds nothing.
+    """A layer's accumulators, split so that an absent input adds nothing, or a constant.
 
     ``accumulator = sum + offset`` where the sum runs over ``products[weight, code]``, and over the
     corrections' `sparse_terms` if there are any.
     """
 
     products: Ints
-    """Shape [entries, codes]; zero at code 0."""
+    """Shape [entries, codes]; zero at code 0, or raised (`nomul.compiler.raised`)."""
     assignment: Ints
     """Shape [outputs, fan in]."""
     offsets: Ints

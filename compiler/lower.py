@@ -46,6 +46,7 @@ from nomul.compiler.layers import (
 from nomul.compiler.lower_engine import lower_engine
 from nomul.compiler.network import Network
 from nomul.compiler.plan import LayerPlan, Plan, check_plan, plan_stages
+from nomul.compiler.raised import raised_terms
 from nomul.compiler.values import Codes, Ints
 from nomul.hw.affine import Affine
 from nomul.hw.argmax import Argmax as ArgmaxUnit
@@ -226,7 +227,7 @@ def _unit(network: Network, plan: Plan, layer: Layer, stage: Stage, shape: Any) 
     if entry.product is ProductCircuit.UNROLLED:
         assert isinstance(layer, Dense)
         return _unrolled(network, layer, entry, element)
-    terms, packed = packed_terms(layer, sum_terms(network, layer))
+    terms, packed = raised_terms(layer, *packed_terms(layer, sum_terms(network, layer)), entry)
     if isinstance(layer, Dense):
         parts = _dense(layer, terms, packed, entry, stage)
         if sparse := sparse_terms(layer, wire.levels):
@@ -259,7 +260,11 @@ def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: L
     options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed,
                                "spread": plan.spread, "parity": plan.parity}
     if not isinstance(products, MaskedProducts):
-        return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, **options)}
+        # Raised products make sums without a sign.
+        lanes = range(max(1, int(terms.high.max())) + 1) if (
+            plan.product is ProductCircuit.TABLE and terms.low.min() >= 0) else shape
+        return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, lane_shape=lanes,
+                                    **options)}
     entries = terms.assignment if packed is None else np.array(packed)[terms.assignment]
     masks = products.masks
     most = max(int(np.array(counts)[entries].sum(axis=1).max()) for counts in masks.counts)
@@ -364,7 +369,7 @@ def _convolution(layer: Conv2d, terms: SumTerms, packed: list[int] | None, wire:
     """Window, or pixel, given once for each group of outputs, then dot products."""
     channels, lanes = layer.assignment.shape[3], plan.inputs
     words = beats(channels, lanes)
-    # Absent lanes carry code 0, which adds nothing whatever its weight is.
+    # Absent lanes carry code 0, and weight 0.
     rows = np.zeros((layer.outputs, *layer.window.kernel, words * lanes), dtype=np.int64)
     rows[..., :channels] = terms.assignment.reshape(layer.assignment.shape)
     parts: Parts = {}

@@ -37,9 +37,11 @@ class DotProducts(wiring.Component):
     table that is read in order. The products of a beat are added in a tree, a register
     behind every adder, and then to the lane's accumulator.
 
-    The sums are exact if ``acc_shape`` and ``lane_shape`` hold every dot product: sums in between
-    wrap around, and wrap back. All paths from ``i`` to ``o`` are registered; ``i.ready``
-    depends combinationally on ``o.ready`` only where a group's sums take all of a pass to leave.
+    Places of the last beat that hold no input add what weight 0 makes of code 0: nothing, unless
+    products are looked up. The sums are exact if ``acc_shape`` and ``lane_shape`` hold every dot
+    product: sums in between wrap around, and wrap back. All paths from ``i`` to ``o`` are
+    registered; ``i.ready`` depends combinationally on ``o.ready`` only where a group's sums take
+    all of a pass to leave.
 
     Latency: ``latency`` cycles, from the last beat of a pass to its first sums.
     Throughput: 1 beat a cycle, hence ``chunks * groups`` cycles a vector.
@@ -66,7 +68,7 @@ class DotProducts(wiring.Component):
     packed : sequence of int, optional
         Where each row has a width of its own: the rows then hold numbers, of which the bits below
         the leading 1 are stored (`PackedCycle`), and this their indices into the dictionary. All
-        numbers of a row have as many bits; 0 stands for no weight at all, and needs code 0.
+        numbers of a row have as many bits; 0 stands for no weight at all.
     total : bool
         Whether the sum of the inputs' codes leaves with the dot products, as an element more.
     parity : bool
@@ -154,7 +156,7 @@ class DotProducts(wiring.Component):
         advance, take = Signal(), Signal()
         _, last_chunk = count_to(m, "chunk", self.chunks, take)
 
-        # Lanes of the last chunk that hold no input count as code 0.
+        # Lanes of the last chunk that hold no input count as code 0, of weight 0.
         present = (self.inputs - 1) % products.inputs + 1
         for n in range(products.inputs):
             absent = last_chunk if n >= present else Const(0)

@@ -1,9 +1,9 @@
 """Products of weights and codes, without a multiplier.
 
 A weight is an index into a dictionary; a circuit knows only the product of each
-dictionary entry with each code, as a table whose column of code 0 is zero. (What a
-product is at code 0 belongs into the layer's bias.) Hence an absent input, which
-counts as code 0, adds nothing whatever its weight.
+dictionary entry with each code, as a table. What is the same for all codes of an entry belongs
+into the layer's bias; products are 0 at code 0 where a circuit multiplies, and where they are
+looked up, whatever takes the least logic.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -118,7 +118,7 @@ class Products(wiring.Component):
     Parameters
     ----------
     table : sequence of rows of int, shape [entries, codes]
-        Product of each dictionary entry with each code; 0 at code 0.
+        Product of each dictionary entry with each code.
     lanes, inputs : int
         At least 1.
     sums : int
@@ -151,8 +151,6 @@ class Products(wiring.Component):
         if not self.table or not self.table[0] or len({len(row) for row in self.table}) != 1:
             raise ValueError("Product table must have at least one row and one column, "
                              "and rows of equal length")
-        if any(row[0] for row in self.table):
-            raise ValueError("Product table must be zero at code 0")
         if lanes < 1 or inputs < 1:
             raise ValueError(f"Lanes and inputs must be at least 1, not {lanes!r} and {inputs!r}")
         self.lanes = lanes
@@ -162,9 +160,8 @@ class Products(wiring.Component):
         self.encoding = tuple(range(len(self.table)))
         self.code_shape = unsigned(max(1, (len(self.table[0]) - 1).bit_length()))
         self.complement = self._complement()
-        lacking = 0 if self.complement is None else 1 << self.complement
-        values = [p for row in self.table for p in row]
-        self.product_shape = signed_range(min(values) - lacking, max(values))
+        self.product_shape = self._product_shape(min(map(min, self.table)),
+                                                 max(map(max, self.table)))
         super().__init__({
             "enable": In(1),
             "indices": In(data.ArrayLayout(data.ArrayLayout(self.index_shape, inputs), lanes)),
@@ -175,6 +172,10 @@ class Products(wiring.Component):
 
     def _complement(self) -> int | None:
         return None
+
+    def _product_shape(self, least: int, largest: int) -> Shape:
+        lacking = 0 if self.complement is None else 1 << self.complement
+        return signed_range(least - lacking, largest)
 
 
 class ShiftAddProducts(Products):
@@ -309,6 +310,8 @@ class MaskedProducts(Products):
 class TableProducts(Products):
     """Products looked up: a table for each lane and input, for any dictionary.
 
+    They are unsigned if none of them is negative.
+
     Parameters
     ----------
     storage : Storage
@@ -325,11 +328,15 @@ class TableProducts(Products):
         self.parity_error = parity_flag(parity)
         self.latency = storage.latency
 
+    def _product_shape(self, least: int, largest: int) -> Shape:
+        return super()._product_shape(least, largest) if least < 0 else unsigned(
+            max(1, largest.bit_length()))
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
         codes = 1 << self.code_shape.width
-        rows = [p for row in self.table for p in (*row, *[0] * (codes - len(row)))]
+        rows = [p for row in self.table for p in (*row, *row[-1:] * (codes - len(row)))]
         flags = [parity_flag(self.parity_error is not None)
                  for _ in range(self.lanes * self.inputs)]
         merge_flags(m, self.parity_error, flags)

@@ -116,6 +116,13 @@ def _masked_dots(rows: Sequence[Sequence[int]] = ROWS) -> DotProducts:
                        o_lanes=1, storage=Storage.LOGIC, total=True)
 
 
+def _raised_dots(product: int = 2) -> DotProducts:
+    """Sums of products that are not 0 at code 0, also in the place that holds no input."""
+    products = TableProducts(((1, product), (3, 0)), lanes=1, inputs=2, storage=Storage.LOGIC)
+    return DotProducts(products, [[0, 1, 1], [1, 1, 0]], acc_shape=signed(5), lane_shape=range(16),
+                       o_lanes=1, storage=Storage.LOGIC)
+
+
 def _packed_dots(storage: Storage) -> DotProducts:
     products = ShiftAddProducts([[0, 1], [0, -1], [0, -2]], lanes=2, inputs=1)
     return DotProducts(products, [[2, 3, 3], [1, 1, 1], [3, 2, 3]], acc_shape=signed(4), o_lanes=1,
@@ -360,6 +367,14 @@ EXAMPLES = (
     _dots_example("tables in registered block RAM, 2 x 2, 1 x 2 at once",
                   lambda: TableProducts(TABLE, lanes=1, inputs=2, storage=Storage.REGISTERED),
                   lanes=1, inputs=2),
+    Example(sizes="raised tables, 2 x 3, 1 x 2 at once", make=_raised_dots, takes={"i": 4},
+            gives={"o": 2}, capacity=3, computes="exact sums without a sign",
+            function=lambda beats: {"o": [
+                [looked_up((1, 2), beats["i"][0][0]) + looked_up((3, 0), beats["i"][0][1])
+                 + looked_up((3, 0), beats["i"][1][0]) + 1],
+                [looked_up((3, 0), beats["i"][2][0]) + looked_up((3, 0), beats["i"][2][1])
+                 + looked_up((1, 2), beats["i"][3][0]) + 1]]},
+            broken=partial(_raised_dots, 3), twin="one product is another one"),
     Example(sizes="masked sums and the sum of codes, 2 x 2, 1 x 1 at once", make=_masked_dots,
             takes={"i": 4}, gives={"o": 2}, capacity=3, computes="exact sums of masked codes",
             function=lambda beats: {"o": [

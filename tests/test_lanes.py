@@ -9,6 +9,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
 
 from nomul import lanes
+from nomul.compiler.raised import RaisedTable
 from nomul.hw.circuits import ProductCircuit
 from nomul.hw.table import Storage
 from nomul.lanes import Case, Measured, NaiveLane, cases, markdown, measure
@@ -66,6 +67,21 @@ def test_a_dearer_lane_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
                         engine(wide, *rest))
     bad, = (m for m in measure(BINARY, "ice40-hx8k") if m.circuit is ProductCircuit.MASKED)
     assert bad.tree > good.tree and bad.naive == good.naive
+
+
+@pytest.mark.synth
+def test_any_four_values_take_half_of_the_given_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rows of their table are raised; as they are, they take more: the broken twin."""
+    case, = (c for c in cases() if c.dictionary == "any 4 values" and c.code_bits == 2)
+
+    def cells() -> float:
+        engine = lanes._engine(case, ProductCircuit.TABLE, 4, 8, 0)
+        return lanes._cells(engine, "ecp5-25k") / 32
+
+    assert case.floor == 40 and cells() <= case.floor / 2
+    monkeypatch.setattr(lanes, "raised_table", lambda products, search: RaisedTable(
+        products=products, words=np.arange(4), constants=np.zeros(4, dtype=np.int64)))
+    assert cells() > case.floor / 2
 
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:

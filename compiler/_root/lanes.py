@@ -21,6 +21,7 @@ from nomul import staircases
 from nomul.boards.targets import Family, target
 from nomul.boards.yosys import make_netlist
 from nomul.compiler.files import replace_file
+from nomul.compiler.raised import raised_table
 from nomul.hw.circuits import ProductCircuit
 from nomul.hw.dots import DotProducts
 from nomul.hw.product import (
@@ -176,8 +177,9 @@ class NaiveLane(wiring.Component):  # type: ignore[misc]
 def measure(case: Case, chip: str, *, seed: int = 0) -> list[Measured]:
     """The cells of ``case`` on ``chip``, for each circuit that is exact.
 
-    The engine has 4 lanes, and its weights in block RAM; all of it is counted. What a lane adds is
-    the difference to an engine of 8.
+    The engine has 4 lanes, and its weights in block RAM; all of it is counted, and nothing behind
+    it: neither the factors of masked sums, nor the constant of each output, which takes up what
+    raised tables add. What a lane adds is the difference to an engine of 8.
     """
     naive = _cells(NaiveLane(case), chip)
     measured = []
@@ -193,20 +195,26 @@ def measure(case: Case, chip: str, *, seed: int = 0) -> list[Measured]:
 
 def _engine(case: Case, circuit: ProductCircuit, lanes: int, inputs: int, seed: int,
             ) -> DotProducts:
+    rows = np.random.default_rng(seed).integers(0, len(case.entries), (_OUTPUTS, _FAN_IN))
     products: Products
     if circuit is ProductCircuit.SHIFT_ADD:
         products = ShiftAddProducts(case.table, lanes=lanes, inputs=inputs)
     elif circuit is ProductCircuit.MASKED:
         products = MaskedProducts(case.table, lanes=lanes, inputs=inputs)
     else:
-        products = TableProducts(case.table, lanes=lanes, inputs=inputs, storage=Storage.LOGIC)
-    rows = np.random.default_rng(seed).integers(0, len(case.entries), (_OUTPUTS, _FAN_IN))
+        raised = raised_table(np.array(case.table), search=True)
+        products = TableProducts(raised.products.tolist(), lanes=lanes, inputs=inputs,
+                                 storage=Storage.LOGIC)
+        rows = raised.words[rows]
     total, highest, shape = False, (1 << case.code_bits) - 1, None
     if isinstance(products, MaskedProducts):
         total = products.masks.base != 0
         most = highest * max(int(np.array(each)[rows].sum(axis=1).max())
                              for each in products.masks.counts)
         low, high, shape = 0, max(most, _FAN_IN * highest if total else 0), range(most + 1)
+    elif isinstance(products, TableProducts):
+        low, high = 0, int(raised.products.max(axis=1)[rows].sum(axis=1).max())
+        shape = range(high + 1)
     else:
         weights = np.array(case.entries)[rows]
         low = int(np.minimum(weights, 0).sum(axis=1).min()) * highest
@@ -235,7 +243,9 @@ def markdown(measured: Sequence[Measured], thresholds: Sequence[Row]) -> str:
         f"engine of {_LANES} lanes computes {_OUTPUTS} dot products of {_FAN_IN}, with random "
         f"weights in block RAM, one input or {_INPUTS} inputs at once; accumulators are as wide as "
         "these weights need; all of it is counted and shared out, control and registers for its "
-        f"sums too. *A lane more* is what lanes of {_INPUTS} inputs add to it, an engine of "
+        "sums too. What becomes of sums behind it is not: the factors of masked sums, and the "
+        "constant of each output, which takes up what raised tables add beside its bias. "
+        f"*A lane more* is what lanes of {_INPUTS} inputs add to it, an engine of "
         f"{2 * _LANES} less one of {_LANES}: it leaves out what lanes share, and is what the lanes "
         "beside it compare with.",
         "The *obvious* lane has one product, by a shifter or a table in logic, and one accumulator "

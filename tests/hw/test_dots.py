@@ -88,6 +88,37 @@ def test_sums_are_exact(circuit: type[Products], table: Any, storage: Storage, o
     assert sums.tolist() == products(table, weights, vectors).tolist()
 
 
+@pytest.mark.parametrize("storage", Storage)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("outputs, inputs, lanes, at_once", [
+    (1, 1, 1, 1), (5, 7, 2, 3), (7, 9, 3, 2), (4, 8, 2, 8), (8, 3, 4, 2)])
+def test_unsigned_sums_are_exact(storage: Storage, own: bool, outputs: int, inputs: int,
+                                 lanes: int, at_once: int) -> None:
+    """Raised products, and what weight 0 adds at code 0 in places without an input."""
+    rng = np.random.default_rng([outputs, inputs, own])
+    table = ANY[1:] - ANY[1:].min(axis=1, keepdims=True) + [[2], [0], [0], [5]]
+    widths = rng.integers(0, 3, (outputs, 1)) * own + 2 * (not own)
+    weights = (1 << widths) * own + rng.integers(0, 1 << widths, (outputs, inputs))
+    packed = rng.integers(0, 4, 8) if own else np.arange(4)
+    vectors = rng.integers(0, 8, (5, inputs))
+    entries = packed[weights]
+    vectors[0] = table[entries[0]].argmax(axis=1)
+    vectors[1] = table[entries[0]].argmin(axis=1)
+    chunks = beats(inputs, at_once)
+    more = int(table[packed[0], 0]) * (chunks * at_once - inputs)
+    # As narrow as can be.
+    high = int(table.max(axis=1)[entries].sum(axis=1).max()) + more
+    o_lanes = next(n for n in range(1, lanes + 1) if lanes % n == 0 and n * chunks >= lanes)
+    circuit = TableProducts(table.tolist(), lanes=lanes, inputs=at_once, storage=storage)
+    assert not circuit.product_shape.signed
+    dut = DotProducts(circuit, weights.tolist(), o_lanes=o_lanes, storage=storage,
+                      acc_shape=signed_range(0, high), lane_shape=range(high + 1),
+                      packed=packed.tolist() if own else None)
+    got = transfer(dut, in_chunks(vectors, dut), 5 * beats(outputs, o_lanes), seed=inputs)
+    sums = np.array([list(beat) for beat in got]).reshape(5, -1)[:, :outputs]
+    assert sums.tolist() == (products(table, entries, vectors) + more).tolist()
+
+
 @pytest.mark.parametrize("slopes", [
     (7, -3), (-5, -6, -5), (0, 9), (-77, 77), (-3, 0, 3), (13, 3, -2, 8), (5, 5, 6), (-8, -7, -5),
     (-8, 77, 8, 31), (0, -90, 1, 33, 0), (100, 3, 4)])
@@ -344,7 +375,9 @@ def test_slopes_are_found_only_where_they_are_exact() -> None:
     (lambda: Affine(signed(4), signed(4), base=1, steps=[], lanes=1),
      "There must be at least 1 lane and 1 step, not 1 and 0"),
     (lambda: ShiftAddProducts([[1, 1]], lanes=1, inputs=1),
-     "Product table must be zero at code 0"),
+     "Shift-add products must be a signed power of two, or zero, times the code; use a table"),
+    (lambda: MaskedProducts([[0, 1], [1, 3]], lanes=1, inputs=1),
+     "Masked products must be at least two slopes times the code; use a table"),
     (lambda: ShiftAddProducts([[0, 1]], lanes=0, inputs=1),
      "Lanes and inputs must be at least 1, not 0 and 1"),
     (lambda: ShiftAddProducts([], lanes=1, inputs=1),
