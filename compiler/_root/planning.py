@@ -157,7 +157,19 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
            f"({built.vectors.source} {built.vectors.split})",
            {"layer": False, "outputs x inputs": False, "products": False, "staircase": False,
             "weights in": False, "cycles": True}, rows)
+    _show_use(network, plan)
     _show_estimates(network, chips, estimates)
+
+
+def _show_use(network: Network, plan: Plan) -> None:
+    """How far the lanes are used, if there are weights."""
+    from nomul.compiler.efficiency import lane_use
+    from nomul.compiler.network import Weighted
+
+    if any(isinstance(layer, Weighted) for layer in network.layers):
+        use = lane_use(network, plan)
+        console.print(f"lanes add a product in {use.while_working:.1%} of the cycles in which "
+                      f"their layer works, and in {use.throughout:.1%} of all", highlight=False)
 
 
 def _weights_in(engine: EnginePlan) -> str:
