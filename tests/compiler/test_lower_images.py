@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Fragment
+from amaranth.sim import Simulator, SimulatorContext
 
 from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import queue_depths
@@ -122,6 +124,35 @@ def test_queues_are_as_short_as_can_be(kernels: tuple[int, ...],
     monkeypatch.setattr("nomul.compiler.lower.check_plan", lambda *_: None)
     with pytest.raises(TimeoutError):
         simulate(network, short, images, 1, max_cycles=20_000)
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_ready_ends_behind_an_addition_of_a_registered_plan(registered: bool) -> None:
+    """What reads the sums stalls at will: the addition sees it a cycle later, or at once."""
+    network = residual()
+    body = lower_body(network, make_plan(network, registered=registered))
+    Fragment.get(body, None)  # so that no part of it is unused
+    part = body.parts["add"]
+    followed = False
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal followed
+        rng = np.random.default_rng(0)
+        for _ in range(300):
+            ctx.set(part.i.valid, int(rng.integers(2)))
+            ready = []
+            for value in (0, 1):
+                ctx.set(part.o.ready, value)
+                ready.append(ctx.get(part.i.ready))
+            followed |= ready[0] != ready[1]
+            ctx.set(part.o.ready, int(rng.integers(2)))
+            await ctx.tick()
+
+    simulator = Simulator(part)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert followed != registered
 
 
 @pytest.mark.parametrize("fold", ["1x1", "2x2", "2x1"])
