@@ -136,7 +136,7 @@ def lower_body(network: Network, plan: Plan) -> Graph:
                        [(ends[source, layer.name], source, shapes[source]) for source in sources])
             end, shape = layer.name, parts[layer.name].o.payload.shape()
         shapes[layer.name] = shape
-        _add_fork(layer.name, end, shape, readers[layer.name], queues, parts, links, ends)
+        _add_fork(plan, layer.name, end, shape, readers[layer.name], queues, parts, links, ends)
     if not parts:
         raise ModelError(f"network {network.name!r}: must have a layer that computes to be built")
     last = hardware_source(network, network.layers[-1].name)
@@ -148,10 +148,11 @@ def _input_shape(layer: Input, stage: Stage) -> Any:
     return data.ArrayLayout(unsigned(layer.levels.bits), stage.gives.lanes)
 
 
-def _add_fork(name: str, end: str, shape: Any, readers: list[str],
+def _add_fork(plan: Plan, name: str, end: str, shape: Any, readers: list[str],
               queues: dict[tuple[str, str], int], parts: Parts, links: list[tuple[str, str]],
               ends: dict[tuple[str, str], str]) -> None:
     """A fork behind layer ``name`` if it has several readers, and their queues."""
+    registered = {entry.name for entry in plan.layers if entry.buffer_in is Storage.REGISTERED}
     forked = len(readers) > 1
     if forked:
         parts[f"{name}_fork"] = Fork(shape, len(readers))
@@ -163,6 +164,10 @@ def _add_fork(name: str, end: str, shape: Any, readers: list[str],
             parts[queue] = Queue(shape, depth)
             links.append((at, queue))
             at = queue
+            if reader in registered and depth > Queue.registers:
+                parts[f"{queue}_stage"] = Queue(shape, _STAGE)  # behind its block RAM
+                links.append((at, f"{queue}_stage"))
+                at = f"{queue}_stage"
         ends[name, reader] = at
 
 

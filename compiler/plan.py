@@ -67,8 +67,9 @@ class LayerPlan:
         What holds product tables; assignments and embedding tables; offsets or thresholds.
     buffer_in : Storage
         What the layer's buffer is: block RAM, registered or not. Small ones may be distributed RAM.
-        Behind an addition, `Storage.REGISTERED` puts a stage that no path of ``ready`` crosses:
-        where branches meet and fork again, these are long.
+        Of an addition, `Storage.REGISTERED` puts registers behind the queues that it reads, and
+        behind itself a stage that no path of ``ready`` crosses: where branches meet and fork
+        again, these are long.
     staircase : StaircaseCircuit
     staircase_in : Storage
         What holds the tables of a staircase that is looked up.
