@@ -47,7 +47,8 @@ _MODELS = {Family.ICE40: "+/ice40/cells_sim.v", Family.ECP5: "+/lattice/cells_si
 _TABLES = {Family.ICE40: ("SB_LUT4", "LUT_INIT"), Family.ECP5: ("LUT4", "INIT")}
 # Commands that put our own model of a cell in the place of a black box.
 _OWN_MODELS = {Family.ICE40: (), Family.ECP5: (
-    "delete =DP16KD", "read_verilog -defer -formal -sv dp16kd.v")}
+    "delete =DP16KD", "read_verilog -defer -formal -sv dp16kd.v",
+    "delete =MULT18X18D", "read_verilog mult18x18d.v")}
 
 
 def _instance(module: str, face: Any) -> Instance:
@@ -152,7 +153,8 @@ class Equivalence(Obligation):
         return folder / make_netlist(dut(), self.chip, folder).file
 
     def _decide(self, claim: Any, netlist: Path, folder: Path) -> Proof:
-        shutil.copy(Path(nomul.sim.__path__[0]) / "dp16kd.v", folder)
+        for model in ("dp16kd.v", "mult18x18d.v"):
+            shutil.copy(Path(nomul.sim.__path__[0]) / model, folder)
         (folder / "gold.il").write_text(rtlil.convert(self.dut(), name="gold", emit_src=False))
         (folder / "claim.il").write_text(rtlil.convert(
             claim, ports=claim.inputs, name="top", platform="formal", emit_src=False))

@@ -1,7 +1,7 @@
 """The netlist that is placed, as Verilog that simulates: its cells, and a model of each.
 
-The models are those that Yosys brings along, and our own one of ECP5's block RAM
-(``sim/dp16kd.v``), which Yosys has none of. Nothing is simplified on the way.
+The models are those that Yosys brings along, and our own of ECP5's block RAM and multiplier block
+(``sim/dp16kd.v``, ``sim/mult18x18d.v``), which Yosys has none of. Nothing is simplified on the way.
 """
 from __future__ import annotations
 
@@ -53,5 +53,6 @@ def cell_models(family: Family) -> str:
     assert spec is not None and spec.origin is not None
     models = [Path(spec.origin).parent / "share" / file for file in _MODELS[family]]
     if family is Family.ECP5:
-        models.append(Path(nomul.sim.__path__[0]) / "dp16kd.v")
+        own = Path(nomul.sim.__path__[0])
+        models += [own / "dp16kd.v", own / "mult18x18d.v"]
     return "\n".join(("`define NO_INCLUDES", *(model.read_text() for model in models)))

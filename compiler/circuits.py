@@ -15,13 +15,15 @@ from nomul.compiler.code_tables import TableTerms, table_terms
 from nomul.compiler.layers import Add, Dense, Layer, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes, Ints, Levels, Staircase
+from nomul.hw.buckets import drain_steps
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
-from nomul.hw.product import masks_of, shift_add_slopes
+from nomul.hw.product import masks_of, shift_add_slopes, slopes_of
 
 __all__ = [
     "ShiftClipTerms",
     "SparseTerms",
     "SumTerms",
+    "bucket_steps",
     "legal_circuits",
     "packed_terms",
     "shift_clip_terms",
@@ -147,6 +149,14 @@ def unrolled_matrix(network: Network, layer: Dense) -> Ints | None:
     return matrix
 
 
+def bucket_steps(layer: Weighted, levels: Levels) -> int:
+    """Cycles that the buckets of ``layer``, which reads ``levels``, take to become a sum; 0 if it
+    can have none: its products are not slopes times the code, or all 0."""
+    products = layer.products(levels)
+    slopes = slopes_of((products - products[:, :1]).tolist())
+    return len(drain_steps(slopes)) if slopes and any(slopes) else 0
+
+
 def packed_terms(layer: Layer, terms: SumTerms) -> tuple[SumTerms, list[int] | None]:
     """``terms`` as the hardware stores them, and for each stored number the row of its products.
 
@@ -175,8 +185,9 @@ def _add_range(network: Network, layer: Add) -> tuple[int, int]:
 
 def legal_circuits(network: Network, layer: Layer,
                    ) -> tuple[list[ProductCircuit], list[StaircaseCircuit]]:
-    """Circuits that give exactly the layer's bits, the smallest first; but a layer can only be
-    unrolled that computes all of its outputs and inputs at once."""
+    """Circuits that give exactly the layer's bits, the smallest first, but those behind the table
+    are for some plans alone: a layer has buckets that computes one input at once, is unrolled that
+    computes all of its outputs and inputs at once, and has multipliers that are asked for."""
     staircase: Staircase | None = getattr(layer, "staircase", None)
     if not isinstance(layer, Weighted | SumPool | Add):
         return [ProductCircuit.NONE], [StaircaseCircuit.NONE]
@@ -190,8 +201,12 @@ def legal_circuits(network: Network, layer: Layer,
             products.insert(0 if terms.products.size > _LUT4_ROWS else 1, ProductCircuit.MASKED)
         if shift_add_slopes(terms.products.tolist()) is not None:
             products.insert(0, ProductCircuit.SHIFT_ADD)
+        if _has_buckets(network, layer):
+            products.append(ProductCircuit.BUCKETS)
         if isinstance(layer, Dense) and unrolled_matrix(network, layer) is not None:
             products.append(ProductCircuit.UNROLLED)
+        if isinstance(layer, Weighted) and slopes_of(terms.products.tolist()) is not None:
+            products.append(ProductCircuit.MULTIPLY)
     if staircase is None:
         return products, [StaircaseCircuit.NONE]
     staircases = [StaircaseCircuit.COMPARATORS, StaircaseCircuit.SEARCH]
@@ -221,6 +236,12 @@ def tables_of(network: Network, layer: Layer) -> TableTerms | None:
         return None
     terms = sum_terms(network, layer)
     return table_terms(staircase, terms.low + terms.offsets, terms.high + terms.offsets)
+
+
+def _has_buckets(network: Network, layer: Layer) -> bool:
+    wire = network.reads(layer)[0]
+    return (isinstance(layer, Weighted) and isinstance(wire, Codes) and not layer.lanewise
+            and bucket_steps(layer, wire.levels) > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ channels, or the whole of a flat wire. The last beat of each vector may be short
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
-from nomul.compiler.circuits import sparse_terms
+from nomul.compiler.circuits import bucket_steps, sparse_terms
 from nomul.compiler.layers import (
     Add,
     Argmax,
@@ -22,10 +22,12 @@ from nomul.compiler.layers import (
     MaxPool,
     PixelEmbedding,
     SumPool,
+    Weighted,
     Window,
 )
 from nomul.compiler.network import Network
 from nomul.compiler.values import Codes
+from nomul.hw.circuits import ProductCircuit
 from nomul.hw.sparse import walk
 from nomul.hw.stream import beats
 from nomul.hw.window import window_needs
@@ -123,18 +125,20 @@ def window_of(layer: Layer, wire: Codes) -> Window:
 
 
 def stages(network: Network, input_lanes: int, folds: Mapping[str, Fold],
-           unrolled: Container[str] = ()) -> dict[str, Stage]:
-    """The stage of every layer, by its name, for the given lanes and the ``unrolled`` layers."""
+           products: Mapping[str, ProductCircuit] | None = None) -> dict[str, Stage]:
+    """The stage of every layer, by its name, for the given lanes and product circuits; those that
+    are not named make products in every cycle."""
     result: dict[str, Stage] = {}
     for layer in network.layers:
         before = result[layer.inputs[0]].gives if layer.inputs else Stream(
             lanes=input_lanes, length=prod(network.input.shape), vectors=1)
         result[layer.name] = _stage(network, layer, before, folds.get(layer.name, (1, 1)),
-                                    unrolled=layer.name in unrolled)
+                                    (products or {}).get(layer.name, ProductCircuit.NONE))
     return result
 
 
-def _stage(network: Network, layer: Layer, before: Stream, fold: Fold, *, unrolled: bool) -> Stage:
+def _stage(network: Network, layer: Layer, before: Stream, fold: Fold, product: ProductCircuit,
+           ) -> Stage:
     shape = network.wires[layer.name].shape
     outputs, inputs = fold
     if isinstance(layer, Input | Flatten):
@@ -151,19 +155,22 @@ def _stage(network: Network, layer: Layer, before: Stream, fold: Fold, *, unroll
         case Dense():
             chunks = beats(layer.fan_in, inputs)
             assert isinstance(wire, Codes)
-            sparse = None if unrolled else sparse_terms(layer, wire.levels)
+            sparse = (None if product is ProductCircuit.UNROLLED
+                      else sparse_terms(layer, wire.levels))
+            leaving, cycles = _sums(layer, wire, outputs, chunks, product)
             return Stage(takes=Stream(lanes=inputs, length=layer.fan_in, vectors=1),
-                         gives=Stream(lanes=output_lanes(outputs, chunks), length=layer.outputs,
-                                      vectors=1),
-                         cycles=max(beats(layer.outputs, outputs) * chunks,
+                         gives=Stream(lanes=leaving, length=layer.outputs, vectors=1),
+                         cycles=max(beats(layer.outputs, outputs) * cycles,
                                     len(walk(sparse.rows)) if sparse else 0))
         case Conv2d():
             each = layer.outputs // layer.groups
+            assert isinstance(wire, Codes)
             chunks = prod(layer.window.kernel) * beats(layer.assignment.shape[3], inputs)
+            leaving, cycles = _sums(layer, wire, outputs, chunks, product)
             return Stage(takes=Stream(lanes=inputs, length=channels, vectors=pixels),
-                         gives=Stream(lanes=output_lanes(outputs, chunks), length=layer.outputs,
+                         gives=Stream(lanes=leaving, length=layer.outputs,
                                       vectors=prod(shape[:-1])),
-                         cycles=prod(shape[:-1]) * layer.groups * beats(each, outputs) * chunks)
+                         cycles=prod(shape[:-1]) * layer.groups * beats(each, outputs) * cycles)
         case PixelEmbedding():
             depth = layer.table.shape[2]
             gives = Stream(lanes=depth, length=shape[-1], vectors=pixels)
@@ -174,6 +181,16 @@ def _stage(network: Network, layer: Layer, before: Stream, fold: Fold, *, unroll
             return Stage(takes=takes, gives=Stream(lanes=1, length=1, vectors=1),
                          cycles=takes.beats)
     raise TypeError(f"No stage for {type(layer).__name__}")
+
+
+def _sums(layer: Weighted, wire: Codes, outputs: int, chunks: int, product: ProductCircuit,
+          ) -> tuple[int, int]:
+    """Of ``outputs`` that are computed at once from so many ``chunks`` of inputs, how many leave at
+    once, and the cycles that they take."""
+    if product is not ProductCircuit.BUCKETS:
+        return output_lanes(outputs, chunks), chunks
+    drain = bucket_steps(layer, wire.levels)
+    return output_lanes(outputs, max(1, chunks // drain)), max(chunks, drain)
 
 
 def queue_depths(network: Network, flow: Mapping[str, Stage]) -> dict[tuple[str, str], int]:

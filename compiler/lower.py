@@ -52,6 +52,7 @@ from nomul.hw.affine import Affine
 from nomul.hw.argmax import Argmax as ArgmaxUnit
 from nomul.hw.axis import AxisTop
 from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
+from nomul.hw.buckets import BucketDots
 from nomul.hw.chain import Chain
 from nomul.hw.circuits import ProductCircuit
 from nomul.hw.dots import DotProducts
@@ -61,6 +62,7 @@ from nomul.hw.fill import ZeroAbsent
 from nomul.hw.graph import Graph
 from nomul.hw.lanewise import LanewiseMax, LanewiseSums
 from nomul.hw.loaded import LoadedWords
+from nomul.hw.multiply import DecodeMultiplyProducts
 from nomul.hw.product import MaskedProducts, Products, ShiftAddProducts, TableProducts
 from nomul.hw.replay import Replay
 from nomul.hw.shapes import signed_range
@@ -253,6 +255,9 @@ def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> P
         return ShiftAddProducts(table, lanes=lanes, inputs=inputs)
     if plan.product is ProductCircuit.MASKED:
         return MaskedProducts(table, lanes=lanes, inputs=inputs)
+    if plan.product is ProductCircuit.MULTIPLY:
+        return DecodeMultiplyProducts(table, lanes=lanes, inputs=inputs, storage=plan.products_in,
+                                      parity=plan.parity)
     return TableProducts(table, lanes=lanes, inputs=inputs, storage=plan.products_in,
                          parity=plan.parity)
 
@@ -260,10 +265,13 @@ def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> P
 def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: LayerPlan,
                   o_lanes: int) -> Parts:
     """Dot products with ``rows``, weights of ``terms`` with places for absent inputs."""
-    products = _products(terms, plan, lanes=plan.outputs, inputs=plan.inputs)
     shape = _sum_shape(terms)
     options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed,
-                               "spread": plan.spread, "parity": plan.parity}
+                               "parity": plan.parity, "spread": plan.spread}
+    if plan.product is ProductCircuit.BUCKETS:
+        return {"dots": BucketDots(terms.products.tolist(), rows.tolist(), lanes=plan.outputs,
+                                   acc_shape=shape, **options)}
+    products = _products(terms, plan, lanes=plan.outputs, inputs=plan.inputs)
     if not isinstance(products, MaskedProducts):
         # Raised products make sums without a sign.
         lanes = range(max(1, int(terms.high.max())) + 1) if (

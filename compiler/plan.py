@@ -191,8 +191,7 @@ def planned_layers(network: Network) -> list[Layer]:
 def plan_stages(plan: Plan, network: Network) -> dict[str, Stage]:
     """How each layer takes part in the pipeline."""
     return stages(network, plan.input_lanes, {entry.name: entry.fold for entry in plan.layers},
-                  {entry.name for entry in plan.layers
-                   if entry.product is ProductCircuit.UNROLLED})
+                  {entry.name: entry.product for entry in plan.layers})
 
 
 def engine_program(network: Network, engine: EnginePlan) -> Program:
@@ -345,6 +344,8 @@ def check_plan(plan: Plan, network: Network) -> None:
                             f"inputs at once to be unrolled, not {entry.outputs} and "
                             f"{entry.inputs}; change its fold or its products")
         _check_spread(layer, entry)
+        if entry.product is ProductCircuit.BUCKETS:
+            _check_buckets(layer, entry)
         least = least_depth(network, layer, entry.fold)
         if entry.depth < least and not (isinstance(layer, Weighted | MaxPool | SumPool) and least):
             raise PlanError(f"plan: layer {layer.name!r}: depth must be at least 0")
@@ -358,6 +359,17 @@ def check_plan(plan: Plan, network: Network) -> None:
             raise PlanError(f"plan: layer {layer.name!r} must have a buffer of 0 or at least 2 "
                             "beats, not 1; change its depth")
     _check_queues(plan, network)
+
+
+def _check_buckets(layer: Layer, entry: LayerPlan) -> None:
+    if entry.inputs != 1:
+        raise PlanError(f"plan: layer {layer.name!r} must compute 1 input at once for "
+                        f"bucket-accumulate, not {entry.inputs}: a bucket takes one code a cycle; "
+                        "change its fold or its products")
+    if isinstance(layer, Dense) and layer.corrections is not None:
+        raise PlanError(f"plan: layer {layer.name!r} must have no corrections for "
+                        f"bucket-accumulate, not {len(layer.corrections)}: they would wait for its "
+                        "buckets; change its products")
 
 
 def _check_engine(plan: Plan, engine: EnginePlan, network: Network) -> None:

@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 from nomul.compiler.blocks import BlockShapes, best_spread, block_rams
-from nomul.compiler.circuits import legal_circuits, tables_of, unrolled_matrix
+from nomul.compiler.circuits import bucket_steps, legal_circuits, tables_of, unrolled_matrix
 from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import PlanError
 from nomul.compiler.flow import Fold, hardware_source, queue_depths, stages, window_of
@@ -35,7 +35,7 @@ from nomul.hw.table import Storage
 from nomul.hw.window import even_depth
 
 __all__ = ["Foldings", "fastest", "fold_for_interval", "input_lanes_for",
-           "make_engine_plan", "make_plan", "parse_folds"]
+           "make_engine_plan", "make_plan", "parse_folds", "parse_products"]
 
 # Fewer bits than this are cheaper in logic than in a block RAM of their own.
 _BLOCK_BITS = 512
@@ -47,6 +47,9 @@ _CONSTANT_ROWS = (16, 64)
 _LOGIC_TABLE, _BLOCK_TABLE, _TABLE_LANES = 64, 1024, 4
 # In a lean plan, block RAM must be filled to one part in so many, or logic takes its place.
 _LEAST_FILLED = 4
+# Of more lanes, tables of more entries than this are larger than buckets, which take as many cells
+# as a table in logic of half as many and, on iCE40, two block RAMs for each lane.
+_LANE_TABLE = 256
 # Weights of a layer that is unrolled unasked: the search for what to share takes seconds then.
 _UNROLLED = 1 << 14
 
@@ -54,6 +57,7 @@ _UNROLLED = 1 << 14
 def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
               default: Fold = (1, 1), input_lanes: int = 1, lean: bool = False,
               registered: bool = False, parity: bool = False,
+              products: Mapping[str, ProductCircuit] | None = None,
               blocks: BlockShapes | None = None) -> Plan:
     """A plan with the given folding, the smallest circuits, and buffers that do not stall.
 
@@ -72,28 +76,32 @@ def make_plan(network: Network, folds: Mapping[str, Fold] | None = None, *,
         on ECP5.
     parity : bool
         Parity bits in all tables.
+    products : mapping of layer name to ProductCircuit, optional
+        Circuits to take in the place of the smallest. `PlanError` for one that is not exact for its
+        layer, or not for its fold.
     blocks : BlockShapes, optional
         What the block RAMs of the chip can be. Where it saves some of them, and the plan is lean
         or ``registered``, words of weights are spread over others.
     """
     check_input_lanes(network, input_lanes)
-    chosen = dict(folds or {})
-    layers, used = [], {}
+    chosen, asked = dict(folds or {}), dict(products or {})
+    layers, used = [], dict[str, Fold]()
     for layer in planned_layers(network):
         lanewise = layer.lanewise or isinstance(layer, PixelEmbedding)
         fold = chosen.pop(layer.name, (1, 1) if lanewise else default)
         check_fold(network, layer, *fold)
         used[layer.name] = fold
-        entry = _layer_plan(network, layer, fold, lean=lean)
+        entry = _layer_plan(network, layer, fold, asked.pop(layer.name, None), lean=lean)
         entry = _registered(entry) if registered else entry
         entry = replace(entry, parity=parity)
         if blocks and (lean or registered):
             entry = _filling(layer, entry, blocks, lean=lean)
         layers.append(entry)
-    if chosen:
-        raise unknown_layer(network, next(iter(chosen)))
+    for name in (*chosen, *asked):
+        raise unknown_layer(network, name)
     plan = Plan(network=network.digest, input_lanes=input_lanes, layers=tuple(layers),
-                queues=_queues(network, input_lanes, used))
+                queues=_queues(network, input_lanes, used,
+                               {entry.name: entry.product for entry in layers}))
     check_plan(plan, network)
     return plan
 
@@ -120,7 +128,8 @@ def make_engine_plan(network: Network, lanes: int, *, input_lanes: int = 1,
     return plan
 
 
-def _layer_plan(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> LayerPlan:
+def _layer_plan(network: Network, layer: Layer, fold: Fold, asked: ProductCircuit | None, *,
+                lean: bool) -> LayerPlan:
     products, staircases = legal_circuits(network, layer)
     outputs, inputs = fold
     weights, table, rows = 0, 0, 1
@@ -135,11 +144,19 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> La
     lanes = outputs if layer.lanewise else outputs * inputs
     in_block = table > _LOGIC_TABLE and lanes <= _TABLE_LANES
     product = products[0]
-    if _unrolls(network, layer, fold):
-        weights = 0  # they are wires
+    if asked is not None:
+        product = asked
+    elif _unrolls(network, layer, fold):
         product = ProductCircuit.UNROLLED
-    if product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
+    elif product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
         product = ProductCircuit.TABLE
+    elif product is ProductCircuit.TABLE and not layer.lanewise and _fills_buckets(
+            network, layer, fold, table):
+        product = ProductCircuit.BUCKETS
+    if product is ProductCircuit.UNROLLED:
+        weights = 0  # they are wires
+    if product is ProductCircuit.MULTIPLY:
+        in_block = False  # its tables are dictionaries
     constants_in = Storage.BLOCK if rows > _CONSTANT_ROWS[lean] else Storage.LOGIC
     return LayerPlan(
         name=layer.name, outputs=outputs, inputs=inputs, product=product,
@@ -188,6 +205,26 @@ def _unrolls(network: Network, layer: Layer, fold: Fold) -> bool:
             and unrolled_matrix(network, layer) is not None)
 
 
+def _unrolled(network: Network, layers: Iterable[Layer], folds: Mapping[str, Fold],
+              ) -> dict[str, ProductCircuit]:
+    """Those of ``layers`` that are unrolled: of the circuits that are chosen, no other one decides
+    how fast a layer is."""
+    return {layer.name: ProductCircuit.UNROLLED for layer in layers
+            if _unrolls(network, layer, folds[layer.name])}
+
+
+def _fills_buckets(network: Network, layer: Layer, fold: Fold, table: int) -> bool:
+    """Whether ``layer``, whose products could only be looked up in a ``table`` of so many entries
+    for each lane, has buckets instead: where that is far larger, and they drain in time."""
+    wire = network.reads(layer)[0]
+    outputs, inputs = fold
+    if not isinstance(layer, Weighted) or not isinstance(wire, Codes) or inputs != 1 or (
+            isinstance(layer, Dense) and layer.corrections is not None):
+        return False
+    return (table > (_BLOCK_TABLE if outputs <= _TABLE_LANES else _LANE_TABLE)
+            and 0 < bucket_steps(layer, wire.levels) <= layer.fan_in)
+
+
 def _depth(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> int:
     """Depth at which a layer's buffer never makes it wait, up to a power of two; or, in a lean
     plan, the least one of a dense layer, whose vectors are long."""
@@ -212,9 +249,9 @@ def _depth(network: Network, layer: Layer, fold: Fold, *, lean: bool) -> int:
 
 
 def _queues(network: Network, input_lanes: int, folds: Mapping[str, Fold],
-            ) -> tuple[QueuePlan, ...]:
+            products: Mapping[str, ProductCircuit]) -> tuple[QueuePlan, ...]:
     """Queues that cannot deadlock, with room for what is under way in the other branch."""
-    flow = stages(network, input_lanes, folds)
+    flow = stages(network, input_lanes, folds, products)
     queues = []
     for (source, reader), depth in queue_depths(network, flow).items():
         gives = flow[source].gives
@@ -240,7 +277,7 @@ class Foldings:
         for layer in planned_layers(network):
             options = []
             for fold in _folds_of(network, layer):
-                unrolled = [layer.name] if _unrolls(network, layer, fold) else []
+                unrolled = _unrolled(network, [layer], {layer.name: fold})
                 took = stages(network, 1, {layer.name: fold}, unrolled)[layer.name].cycles
                 options.append((took, fold))
             if options:
@@ -282,8 +319,7 @@ def fastest(network: Network) -> tuple[dict[str, Fold], int]:
     codes that must enter at once for it."""
     least = {layer.name: max(_folds_of(network, layer), default=(1, 1))
              for layer in planned_layers(network)}
-    unrolled = [layer.name for layer in planned_layers(network)
-                if _unrolls(network, layer, least[layer.name])]
+    unrolled = _unrolled(network, planned_layers(network), least)
     flow = stages(network, prod(network.input.shape), least, unrolled)
     cycles = max(stage.cycles for stage in flow.values())
     return fold_for_interval(network, cycles), input_lanes_for(network, cycles)
@@ -319,7 +355,28 @@ def parse_folds(text: str, network: Network) -> dict[str, Fold]:
             raise PlanError(f"fold: must be OUTPUTSxINPUTS or LAYER=OUTPUTSxINPUTS, separated by "
                             f"commas, not {item!r}; for example dense1=4x8,dense2=2x16")
         name, fold = match[1], (int(match[2]), int(match[3]))
-        names = [name] if name else [layer.name for layer in planned_layers(network)
-                                     if isinstance(layer, Weighted) and not layer.lanewise]
+        names = [name] if name else _meeting(network)
         folds.update(dict.fromkeys(names, fold))
     return folds
+
+
+def parse_products(texts: Iterable[str], network: Network) -> dict[str, ProductCircuit]:
+    """Product circuits as typed: ``bucket-accumulate`` for every dense layer and convolution whose
+    channels meet, or ``dense1=table``; a later one counts more."""
+    circuits = {circuit.value: circuit for circuit in ProductCircuit
+                if circuit is not ProductCircuit.NONE}
+    products: dict[str, ProductCircuit] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        if value.strip() not in circuits:
+            raise PlanError(f"product: must be CIRCUIT or LAYER=CIRCUIT, with one of "
+                            f"{', '.join(circuits)}, not {text!r}")
+        names = [name.strip()] if name else _meeting(network)
+        products.update(dict.fromkeys(names, circuits[value.strip()]))
+    return products
+
+
+def _meeting(network: Network) -> list[str]:
+    """Dense layers and convolutions whose channels meet."""
+    return [layer.name for layer in planned_layers(network)
+            if isinstance(layer, Weighted) and not layer.lanewise]

@@ -13,7 +13,10 @@ class ProductCircuit(enum.Enum):
     SHIFT_ADD = "shift-add"
     MASKED = "masked-sums"
     TABLE = "table"
+    BUCKETS = "bucket-accumulate"
     UNROLLED = "unrolled"
+    MULTIPLY = "decode-multiply"
+    """The only one with multipliers; never chosen unless it is asked for."""
 
 
 class StaircaseCircuit(enum.Enum):

@@ -14,7 +14,7 @@ from nomul.hw.spread import SpreadCycle
 from nomul.hw.stream import beats, count_to, vector
 from nomul.hw.table import Cycle, Storage, merge_flags, parity_flag
 
-__all__ = ["DotProducts"]
+__all__ = ["DotProducts", "weight_fields", "weight_table"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,36 @@ class _Term:
 
 def _term(value: Value, complement: int | None = None) -> _Term:
     return _Term(value, None if complement is None else value[-1])
+
+
+def weight_fields(rows: Sequence[Sequence[int]], *, lanes: int, inputs: int) -> list[list[int]]:
+    """For each group of ``lanes`` rows and chunk of ``inputs``, the weights of all lanes; 0 where
+    there is none."""
+    outputs, fan_in = len(rows), len(rows[0])
+    places = [(lane, n) for lane in range(lanes) for n in range(inputs)]
+    return [[rows[o][i] if o < outputs and i < fan_in else 0
+             for o, i in ((group * lanes + lane, chunk * inputs + n) for lane, n in places)]
+            for group in range(beats(outputs, lanes)) for chunk in range(beats(fan_in, inputs))]
+
+
+def weight_table(fields: list[list[int]], *, run: int, width: int, encoding: Sequence[int],
+                 packed: Sequence[int] | None, spread: int, storage: Storage, flag: Signal | None,
+                 ) -> Cycle | PackedCycle | SpreadCycle:
+    """The table of `weight_fields`, ``width`` bits each: indices into ``encoding``, words of which
+    may be ``spread``, or, where rows have widths of their own, numbers that are ``packed``, ``run``
+    beats to a group."""
+    if spread:
+        return SpreadCycle(len(fields[0]) * width, _words(fields, width, encoding), spread=spread,
+                           storage=storage, flag=flag)
+    if packed is None:
+        return Cycle(len(fields[0]) * width, _words(fields, width, encoding), storage=storage,
+                     flag=flag)
+    return PackedCycle(fields, run=run, width=width, storage=storage,
+                       encoding=[encoding[index] for index in packed], flag=flag)
+
+
+def _words(fields: list[list[int]], width: int, encoding: Sequence[int]) -> list[int]:
+    return [sum(encoding[field] << n * width for n, field in enumerate(row)) for row in fields]
 
 
 class DotProducts(wiring.Component):
@@ -116,31 +146,18 @@ class DotProducts(wiring.Component):
         super().__init__({"i": In(vector(products.code_shape, products.inputs)),
                           "o": Out(vector(self.acc_shape, o_lanes * products.sums + total))})
 
-    def fields(self) -> list[list[int]]:
-        """For each group and chunk, the weights of all lanes; 0 where there is none."""
-        lanes, inputs = self.products.lanes, self.products.inputs
-        places = [(lane, n) for lane in range(lanes) for n in range(inputs)]
-        return [[self.rows[o][i] if o < self.outputs and i < self.inputs else 0
-                 for o, i in ((group * lanes + lane, chunk * inputs + n) for lane, n in places)]
-                for group in range(self.groups) for chunk in range(self.chunks)]
-
     def words(self) -> list[int]:
         """Contents of the weight table: for each group and chunk, the indices of all lanes."""
-        width, encoding = self.products.index_shape.width, self.products.encoding
-        return [sum(encoding[field] << n * width for n, field in enumerate(row))
-                for row in self.fields()]
+        return _words(self._fields(), self.products.index_shape.width, self.products.encoding)
 
     def weights(self, flag: Signal | None = None) -> Cycle | PackedCycle | SpreadCycle:
         """The weight table."""
-        width, places = self.products.index_shape.width, self.products.lanes * self.products.inputs
-        if self.spread:
-            return SpreadCycle(places * width, self.words(), spread=self.spread,
-                               storage=self.storage, flag=flag)
-        if self.packed is None:
-            return Cycle(places * width, self.words(), storage=self.storage, flag=flag)
-        return PackedCycle(self.fields(), run=self.chunks, width=width, storage=self.storage,
-                           encoding=[self.products.encoding[index] for index in self.packed],
-                           flag=flag)
+        return weight_table(self._fields(), run=self.chunks, width=self.products.index_shape.width,
+                            encoding=self.products.encoding, packed=self.packed,
+                            spread=self.spread, storage=self.storage, flag=flag)
+
+    def _fields(self) -> list[list[int]]:
+        return weight_fields(self.rows, lanes=self.products.lanes, inputs=self.products.inputs)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -29,9 +29,19 @@ __all__ = [
     "add_with_one",
     "masks_of",
     "shift_add_slopes",
+    "slopes_of",
 ]
 
 Table = tuple[tuple[int, ...], ...]
+
+
+def slopes_of(table: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+    """Slope of each row, if every row is its slope times the code; else None."""
+    slopes = tuple(int(row[1]) if len(row) > 1 else 0 for row in table)
+    if any(p != slope * code for row, slope in zip(table, slopes, strict=True)
+           for code, p in enumerate(row)):
+        return None
+    return slopes
 
 
 def shift_add_slopes(table: Sequence[Sequence[int]]) -> tuple[int, ...] | None:

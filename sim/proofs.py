@@ -16,6 +16,7 @@ from nomul.hw.affine import Affine
 from nomul.hw.argmax import Argmax
 from nomul.hw.axis import AxisTop
 from nomul.hw.branch import AddStreams, AddSums, Fork, Queue
+from nomul.hw.buckets import BucketDots
 from nomul.hw.chain import Chain
 from nomul.hw.code_table import CodeTable
 from nomul.hw.dots import DotProducts
@@ -25,6 +26,7 @@ from nomul.hw.fill import ZeroAbsent
 from nomul.hw.graph import Graph
 from nomul.hw.lanewise import LanewiseMax, LanewiseSums
 from nomul.hw.loaded import LoadedWords
+from nomul.hw.multiply import DecodeMultiplyProducts
 from nomul.hw.packed import PackedCycle
 from nomul.hw.product import (
     MaskedProducts,
@@ -137,6 +139,23 @@ def _dots_example(sizes: str, products: Callable[[], Products], *, lanes: int, i
         gives={"o": len(ROWS)}, function=_dot_products(TABLE, ROWS, lanes=lanes, inputs=inputs),
         capacity=3, computes="exact dot products", broken=lambda: _dots(products(), OTHER_ROWS),
         twin="one weight is another one")
+
+
+_SLOPES = ((0, -1), (0, 2))
+
+
+def _buckets(lanes: int, rows: Sequence[Sequence[int]] = ROWS) -> BucketDots:
+    return BucketDots(_SLOPES, rows, lanes=lanes, acc_shape=signed(4), o_lanes=1,
+                      storage=Storage.LOGIC)
+
+
+def _buckets_example(lanes: int, *, bound: int | None, ready_bound: int) -> Example:
+    return Example(
+        sizes=f"buckets, 2 x 2, {lanes} x 1 at once",
+        make=partial(_buckets, lanes), takes={"i": 4 // lanes}, gives={"o": 2},
+        function=_dot_products(_SLOPES, ROWS, lanes=lanes, inputs=1), capacity=3,
+        computes="exact dot products", broken=partial(_buckets, lanes, OTHER_ROWS),
+        twin="one weight is another one", bound=bound, ready_bound=ready_bound, slow=True)
 
 
 class _MemoryQueue(Queue):
@@ -388,6 +407,7 @@ EXAMPLES = (
                                     [[2, 3, 3], [1, 1, 1], [3, 2, 3]], lanes=2, inputs=1),
               capacity=3, computes="exact dot products", bound=20, slow=True)
       for storage in (Storage.LOGIC, Storage.BLOCK)),
+    _buckets_example(1, bound=None, ready_bound=24), _buckets_example(2, bound=30, ready_bound=24),
     Example(sizes="2 pixels, 2 codes of 1 bit",
             make=lambda: Embedding([[[0, 1], [1, 1]]], code_shape=1, channels=1,
                                    storage=Storage.LOGIC),
@@ -518,6 +538,7 @@ _POWERS = ((0, 1, 2, 3), (0, -4, -8, -12), (0, 0, 0, 0), (0, 2, 4, 6), (0, -1, -
 _ANY = ((0, 3, -5), (0, 0, 7), (0, -1, 1))
 _EVEN = ((0, -3, -6), (0, -1, -2), (0, 1, 2), (0, 3, 6))
 _FEW = ((0, 3, 6), (0, -7, -14), (0, 1, 2))
+_LARGE = ((0, 5, 10), (0, -7, -14), (0, 3, 6))
 
 #: What is proved of components that give no stream.
 OTHERS = (
@@ -539,6 +560,9 @@ OTHERS = (
                 (*_EVEN[:3], (0, 5, 10))),
     _multiplies("buckets, 3 x 3", lambda table: MaskedProducts(table, lanes=1, inputs=2), _FEW,
                 (*_FEW[:2], (0, 2, 4))),
+    *(_multiplies(f"any multiples, 3 x 3, {storage.value}",
+                  partial(DecodeMultiplyProducts, lanes=1, inputs=2, storage=storage),
+                  _LARGE, (*_LARGE[:2], (0, 2, 4))) for storage in Storage),
     *(_gives_rows(Cycle, f"5 rows, {storage.value}", _cycle(storage), [5, 0, 3, 6, 1])
       for storage in Storage),
     *(_gives_rows(SpreadCycle, f"4 rows, 1 of them spread, {storage.value}", _spread(storage),

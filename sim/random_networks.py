@@ -161,7 +161,7 @@ def _spread(rng: np.random.Generator, layer: Layer, entry: LayerPlan) -> LayerPl
 
 def random_plan(network: Network, seed: int) -> Plan:
     """A legal plan, each part of it at random, also queues that only just do not deadlock."""
-    rng = np.random.default_rng([1, seed])
+    rng, special = np.random.default_rng([1, seed]), np.random.default_rng([4, seed])
     base = make_plan(network)
     layers = []
     for layer, entry in zip(planned_layers(network), base.layers, strict=True):
@@ -176,12 +176,19 @@ def random_plan(network: Network, seed: int) -> Plan:
         products, staircases = legal_circuits(network, layer)
         if isinstance(layer, Dense) and (outputs, inputs) != (layer.outputs, layer.fan_in):
             products = [item for item in products if item is not ProductCircuit.UNROLLED]
+        usual = [item for item in products
+                 if item not in (ProductCircuit.BUCKETS, ProductCircuit.MULTIPLY)]
+        product = usual[int(rng.integers(len(usual)))]
+        if ProductCircuit.BUCKETS in products and inputs == 1 and special.integers(4) and not (
+                isinstance(layer, Dense) and layer.corrections is not None):
+            product = ProductCircuit.BUCKETS
+        elif ProductCircuit.MULTIPLY in products and special.integers(4) == 0:
+            product = ProductCircuit.MULTIPLY
         layers.append(replace(
             entry, outputs=outputs, inputs=inputs, depth=depth, products_in=storages[0],
             weights_in=storages[1], constants_in=storages[2],
             buffer_in=Storage.REGISTERED if rng.integers(2) else Storage.BLOCK,
-            staircase_in=list(Storage)[int(rng.spawn(1)[0].integers(3))],
-            product=products[int(rng.integers(len(products)))],
+            staircase_in=list(Storage)[int(rng.spawn(1)[0].integers(3))], product=product,
             staircase=staircases[int(rng.integers(len(staircases)))]))
     layers = [_spread(np.random.default_rng([2, seed, number]), layer, entry)
               for number, (layer, entry) in enumerate(
@@ -232,7 +239,10 @@ def _fold(rng: Rng, network: Network, layer: Layer) -> Fold:
                 int(rng.choice([n for n in range(1, fan_in + 1) if fan_in % n == 0])))
     if isinstance(layer, Dense):
         own, = rng.spawn(1)
-        if own.integers(3) == 0:  # as it must be to be unrolled
-            return layer.outputs, layer.fan_in
+        match own.integers(3):
+            case 0:  # as it must be to be unrolled
+                return layer.outputs, layer.fan_in
+            case 1:  # as it must be for buckets
+                return int(own.integers(1, layer.outputs + 1)), 1
         return int(rng.integers(1, layer.outputs + 1)), int(rng.integers(1, layer.fan_in + 1))
     return 1, 1

@@ -106,6 +106,31 @@ def test_fastest_unrolls_and_lean_is_lean(run: Run, tmp_path: Path) -> None:
     assert all(lean < roomy for roomy, lean in zip(*depths, strict=True))
 
 
+def test_products_are_made_by_the_circuit_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+    """Also by multipliers, which the report then counts."""
+    net = Path(__file__).parents[1] / "examples" / "zoo" / "digits_free_4bit.nomul"
+    folder = tmp_path / "b"
+    assert run("build", net, "--product", "bucket-accumulate", "--product",
+               "dense2=decode-multiply", "--vectors", 2, "-o", folder)[0] == 0
+    plan = json.loads((folder / "plan.json").read_text())
+    assert [layer["product"] for layer in plan["layers"]] == [
+        "bucket-accumulate", "decode-multiply"]
+    assert run("report", folder)[0] == 0
+    layers = json.loads((folder / "report.json").read_text())["layers"]
+    assert [row["multiplications"]["after"] for row in layers] == [0, layers[1]["weights"]]
+    for options, words in (
+            (("magic",), "product: must be CIRCUIT or LAYER=CIRCUIT"),
+            (("bucket-accumulate", "--fold", "1x2"), "must compute 1 input at once")):
+        refused(run("build", net, "--product", *options, "-o", tmp_path / "c"), words)
+    for options, words in (
+            (("table", "--engine", "2"), "--product are of plans with a unit"),
+            (("table", "--plan", str(folder / "plan.json")), "parts of the plan"),
+            (("table", "--max-cells", "900", "--target", "ice40-hx8k"),
+             "goes without --parity and --product")):
+        code, _, err = run("build", net, "--product", *options, "-o", tmp_path / "c")
+        assert code == 2 and words in err
+
+
 @pytest.mark.synth
 def test_max_cells_picks_the_fastest_plan_that_fits(run: Run, tmp_path: Path) -> None:
     net = Path(__file__).parents[1] / "examples" / "zoo" / "digits_binary.nomul"

@@ -25,6 +25,7 @@ def test_every_circuit_is_measured_where_it_is_exact() -> None:
                                   ProductCircuit.TABLE]
     assert circuits["any 2 values"] == [ProductCircuit.MASKED, ProductCircuit.TABLE]
     assert circuits["any 4 values"] == [ProductCircuit.MASKED, ProductCircuit.TABLE]
+    assert circuits["any 16 values"] == [ProductCircuit.BUCKETS, ProductCircuit.MULTIPLY]
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.dictionary)
@@ -55,7 +56,16 @@ def test_a_tree_is_smaller_than_lanes_of_one_input() -> None:
     found = measure(BINARY, "ice40-hx8k")
     assert [m.circuit for m in found] == BINARY.circuits
     for m in found:
-        assert 0 < m.more < m.tree < m.single and m.naive > 0
+        assert m.tree and 0 < m.more < m.tree < m.single and m.naive > 0
+
+
+@pytest.mark.synth
+def test_buckets_are_smaller_than_a_multiplier_in_logic() -> None:
+    case = next(case for case in cases()
+                if (case.dictionary, case.code_bits) == ("any 16 values", 8))
+    buckets, multiply = measure(case, "ecp5-25k")
+    assert buckets.tree is None and 0 < buckets.more < buckets.single < buckets.naive
+    assert (buckets.dsp, multiply.dsp) == (0, 4)
 
 
 @pytest.mark.synth
@@ -66,7 +76,7 @@ def test_a_dearer_lane_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_engine", lambda case, *rest, engine=lanes._engine:
                         engine(wide, *rest))
     bad, = (m for m in measure(BINARY, "ice40-hx8k") if m.circuit is ProductCircuit.MASKED)
-    assert bad.tree > good.tree and bad.naive == good.naive
+    assert bad.tree and good.tree and bad.tree > good.tree and bad.naive == good.naive
 
 
 @pytest.mark.synth
@@ -86,15 +96,18 @@ def test_any_four_values_take_half_of_the_given_lane(monkeypatch: pytest.MonkeyP
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     page = markdown([Measured(case=BINARY, chip="ecp5-25k", circuit=ProductCircuit.MASKED,
-                              naive=40, single=30.04, tree=10.0, more=8.0),
+                              naive=40, single=30.04, tree=10.0, more=8.0, bram=2, dsp=0),
                      Measured(case=replace(BINARY, code_bits=8), chip="ecp5-25k",
                               circuit=ProductCircuit.TABLE, naive=39, single=44.0, tree=24.0,
-                              more=12.0)],
+                              more=12.0, bram=2, dsp=0),
+                     Measured(case=BINARY, chip="ecp5-25k", circuit=ProductCircuit.BUCKETS,
+                              naive=40, single=50.0, tree=None, more=20.0, bram=3, dsp=1)],
                     [("search", 1, 4, "logic", "ecp5-25k", 1234, 2, 3, 4)])
-    assert ("| binary | 4 | ecp5-25k | masked-sums |  | 40 | 30.0 | 10.0 | 8.0 |  |  | 20 % |"
-            in page)
-    assert ("| binary | 8 | ecp5-25k | table | 48 | 39 | 44.0 | 24.0 | 12.0 | 50 % | 25 % | 31 % |"
-            in page)
+    assert ("| binary | 4 | ecp5-25k | masked-sums |  | 40 | 30.0 | 10.0 | 8.0 |  |  | 20 % | "
+            "2 | 0 |" in page)
+    assert ("| binary | 8 | ecp5-25k | table | 48 | 39 | 44.0 | 24.0 | 12.0 | 50 % | 25 % | 31 % | "
+            "2 | 0 |" in page)
+    assert "| bucket-accumulate |  | 40 | 50.0 |  | 20.0 |  |  | 50 % | 3 | 1 |" in page
     assert "| search | 1 | 4 | logic | ecp5-25k | 1,234 | 2 | 3 | 4 |" in page
     assert "pyosys" in page
 

@@ -36,6 +36,10 @@ _VECTOR_CODES = 4_000_000
 @network_argument
 @click.option("--fold", help="Outputs x inputs at once: 4x8 for all layers, or "
               "dense1=4x8,dense2=2x16.  [default: 1x1, the smallest]")
+@click.option("--product", "products", multiple=True, metavar="[LAYER=]CIRCUIT",
+              help="Circuit that makes the products, of a layer or of all: shift-add, masked-sums, "
+              "table, bucket-accumulate, unrolled or decode-multiply, the only one with "
+              "multipliers; may be given several times.  [default: the smallest exact one]")
 @click.option("--plan", "plan_file", type=Path, help="Plan to follow: a JSON file like a build's "
               "plan.json.")
 @click.option("--fps", type=float, help="Inferences a second to reach at --clock, with the fewest "
@@ -79,6 +83,7 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
       nomul build digits.nomul --target ice40-hx8k -o build/
       nomul build digits.nomul --board icebreaker -o build/
       nomul build digits.nomul --fold dense1=8x4,dense2=5x4 -o build/fast
+      nomul build digits.nomul --product dense1=bucket-accumulate -o build/buckets
       nomul build digits.nomul --fps 10000 --clock 48 -o build/paced
       nomul build digits.nomul --max-cells 1200 --target ice40-hx8k -o build/sized
       nomul build digits.nomul --fastest --target ecp5-25k -o build/unrolled
@@ -100,21 +105,21 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
                                "each other; give one of them")
     if choice["weights_in"] and not choice["engine"]:
         raise click.UsageError("--weights-in belongs to --engine; give it too")
-    if choice["engine"] and (choice["lean"] or choice["parity"]):
-        raise click.UsageError("--lean and --parity are of plans with a unit for each layer; leave "
-                               "them out")
-    if plan_file and any(choice[part] not in (None, False)
-                         for part in ("lean", "input_lanes", "parity", "registered")):
-        raise click.UsageError("--input-lanes, --lean, --parity and --registered are parts of the "
-                               "plan; change it there")
+    if choice["engine"] and (choice["lean"] or choice["parity"] or choice["products"]):
+        raise click.UsageError("--lean, --parity and --product are of plans with a unit for each "
+                               "layer; leave them out")
+    if plan_file and any(choice[part] not in (None, False, ())
+                         for part in ("lean", "input_lanes", "parity", "registered", "products")):
+        raise click.UsageError("--input-lanes, --lean, --parity, --registered and --product are "
+                               "parts of the plan; change it there")
     boards = tuple(dict.fromkeys(map(check_board, boards)))
     chips = list({chip.name: chip for chip in map(find_target, (*targets, *boards))}.values())
     if choice["registered"] is None:
         choice["registered"] = any(map(registered, chips))
     if choice["max_cells"] and (len(chips) != 1 or choice["input_lanes"] is not None
-                                or choice["lean"] or choice["parity"]):
+                                or choice["lean"] or choice["parity"] or choice["products"]):
         raise click.UsageError("--max-cells needs one --target or --board, chooses --input-lanes "
-                               "and --lean itself, and goes without --parity")
+                               "and --lean itself, and goes without --parity and --product")
     network, provenance = load(network_file), load_provenance(network_file)
     estimates: dict[str, Estimate] = {}
     if plan_file:
@@ -182,7 +187,7 @@ def _weights_in(engine: EnginePlan) -> str:
 def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: float | None,
            clock: float, fastest: bool, engine: int | None, weights_in: str | None,
            input_lanes: int | None, lean: bool, parity: bool, registered: bool,
-           **_others: Any) -> Plan:
+           products: tuple[str, ...], **_others: Any) -> Plan:
     """The plan that ``--fold``, ``--fps``, ``--fastest`` or ``--engine`` asks for."""
     from nomul.compiler import planner
 
@@ -206,7 +211,8 @@ def _paced(network: Network, chips: list[Target], *, fold: str | None, fps: floa
     shapes = {chip.capacity.bram_shapes for chip in chips}
     return planner.make_plan(network, folds, lean=lean, registered=registered, parity=parity,
                              blocks=shapes.pop() if len(shapes) == 1 else None,
-                             input_lanes=lanes if input_lanes is None else input_lanes)
+                             input_lanes=lanes if input_lanes is None else input_lanes,
+                             products=planner.parse_products(products, network))
 
 
 def _fitting(network: Network, chip: Target, max_cells: int, registered: bool, *,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nomul.compiler.errors import DataError, ToolError
 from nomul.compiler.files import replace_file
 from nomul.compiler.network import Argmax, Codes, Integers, Levels, Network, Weighted
+from nomul.hw.circuits import ProductCircuit
 from nomul.report_inputs import Build, Part, read_build
 
 __all__ = ["collect", "write_report"]
@@ -138,6 +139,7 @@ def _layers(build: Build) -> list[Json]:
                  else round(stored / layer.assignment.size, 2))
         shifts = is_shift_add(layer.products(levels))
         fold = folds.get(layer.name)
+        multiplies = fold and fold.text("product") == ProductCircuit.MULTIPLY.value
         positions = prod(build.network.wires[layer.name].shape[:-1])  # of a kernel; else 1
         rows.append({
             "name": layer.name,
@@ -148,7 +150,8 @@ def _layers(build: Build) -> list[Json]:
             "zeros": int((layer.weights == 0).sum()),
             "products": "shift-add" if shifts else "table",
             "table_entries": 0 if shifts else entries * len(levels),
-            "multiplications": {"before": layer.assignment.size * positions, "after": 0,
+            "multiplications": {"before": layer.assignment.size * positions,
+                                "after": layer.assignment.size * positions if multiplies else 0,
                                 "regrouped": entries * layer.outputs * positions
                                 + layer.corrected},
             "fold": {"outputs": fold.integer("outputs"), "inputs": fold.integer("inputs")}

@@ -1,19 +1,31 @@
 # amaranth: UnusedElaboratable=no
 """The law: for every network and every legal plan, hardware == golden, whatever stalls."""
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
 from amaranth.hdl import Fragment
 
 from nomul.compiler import lower as lowering
 from nomul.compiler import planner
 from nomul.compiler.circuits import shift_clip_terms, tables_of
 from nomul.compiler.lower import lower_body
-from nomul.compiler.network import Dense, Flatten, Input, Integers, Levels, Network, Weighted
+from nomul.compiler.network import (
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    Integers,
+    Levels,
+    Network,
+    Weighted,
+)
 from nomul.compiler.plan import Plan, intervals
 from nomul.compiler.planner import fold_for_interval, make_plan
+from nomul.hw.buckets import drain_steps
 from nomul.hw.chain import Chain
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.lanewise import LanewiseSums
@@ -25,6 +37,9 @@ from nomul.sim.bench import measure, transfer
 from nomul.sim.golden import run
 from nomul.sim.random_images import random_image_network
 from nomul.sim.random_networks import random_network, random_plan
+
+#: Values that drain in 36 cycles.
+BUCKETS = (-90, -53, -31, -7, 0, 1, 5, 11, 47, 66, 101, 127)
 
 
 def random_images(network: Network, count: int, seed: int) -> np.ndarray:
@@ -214,6 +229,66 @@ def test_a_shorter_queue_would_slow_a_layer(monkeypatch: pytest.MonkeyPatch) -> 
     assert measured_interval(network, plan) == intervals(plan, network)["dense"] == 25
     monkeypatch.setattr(lowering, "_SPARE_BEATS", 1 - 12)
     assert measured_interval(network, plan) > 25
+
+
+@pytest.mark.parametrize("fold, inputs", [((1, 1), 60), ((4, 1), 60), ((8, 1), 100), ((3, 1), 9)])
+def test_buckets_take_no_cycle_more_than_is_said(fold: tuple[int, int], inputs: int) -> None:
+    """Also where their drain decides."""
+    rng = np.random.default_rng(inputs)
+    network = Network(name="buckets", layers=(
+        Input(name="pixels", shape=(1, 1, inputs), levels=Levels.uniform(4)),
+        Flatten(name="flat", inputs=("pixels",)),
+        Dense(name="dense", inputs=("flat",), bias=np.zeros(8, int), dictionary=BUCKETS,
+              assignment=rng.integers(0, len(BUCKETS), (8, inputs)))))
+    plan = make_plan(network, {"dense": fold}, input_lanes=inputs,
+                     products={"dense": ProductCircuit.BUCKETS})
+    drain = len(drain_steps(BUCKETS))
+    assert 9 < drain < 60
+    assert intervals(plan, network)["dense"] == beats(8, fold[0]) * max(inputs, drain)
+    assert measured_interval(network, plan) == intervals(plan, network)["dense"]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_buckets_of_a_convolution_take_no_cycle_more_than_is_said(channels: int) -> None:
+    """A drain of 14 cycles, beside 9 or 18 inputs of each position."""
+    rng = np.random.default_rng(channels)
+    network = Network(name="buckets", layers=(
+        Input(name="pixels", shape=(5, 6, channels), levels=Levels.uniform(4)),
+        Conv2d(name="conv", inputs=("pixels",), dictionary=(-3, 0, 5, 7, 11), bias=[1, 2, 3, 4],
+               assignment=rng.integers(0, 5, (4, 3, 3, channels)))))
+    plan = make_plan(network, {"conv": (2, 1)}, input_lanes=channels,
+                     products={"conv": ProductCircuit.BUCKETS})
+    assert len(drain_steps((-3, 0, 5, 7, 11))) == 14
+    cycles = 3 * 4 * 2 * max(9 * channels, 14)
+    assert intervals(plan, network)["conv"] == cycles
+    images = random_images(network, 8, 1)
+    body = lower_body(network, plan)
+    lanes = body.o.payload.shape().length
+    each = 12 * 4 // lanes
+    ends = measure(body, pixel_beats(images, channels), 8 * each)[each - 1::each]
+    assert np.diff(ends[3:]).tolist() == [cycles] * 4
+    got = transfer(lower_body(network, plan), pixel_beats(images, channels), 8 * each, seed=1)
+    assert np.array([list(beat) for beat in got]).reshape(8, -1).tolist() == run(
+        network, images).output.reshape(8, -1).tolist()
+
+
+def multiplications(network: Network, plan: Plan) -> int:
+    """Of two signals. A position times a constant, as Amaranth has it for parts of a word, takes no
+    multiplier."""
+    cells = re.findall(r"cell \$mul .*\n(?:    .*\n)*", rtlil.convert(lower_body(network, plan)))
+    return sum(not re.search(r"connect \\[AB] \d+'", cell) for cell in cells)
+
+
+def test_multipliers_are_where_a_plan_asks_for_them_alone() -> None:
+    found = 0
+    for seed in range(8):
+        network = random_image_network(seed)
+        plan = random_plan(network, seed)
+        asked = any(entry.product is ProductCircuit.MULTIPLY for entry in plan.layers)
+        assert (multiplications(network, plan) > 0) == asked
+        assert multiplications(network, make_plan(network)) == 0
+        found += asked
+    assert 0 < found < 8
 
 
 @pytest.mark.parametrize("make", [random_network, random_image_network])

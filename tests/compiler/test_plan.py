@@ -21,17 +21,19 @@ from nomul.compiler.network import (
     Network,
     Staircase,
 )
-from nomul.compiler.plan import check_plan, intervals, least_depth
+from nomul.compiler.plan import check_plan, intervals, least_depth, plan_stages
 from nomul.compiler.plan_file import load_plan, plan_json
 from nomul.compiler.planner import (
     fastest,
     fold_for_interval,
     make_plan,
     parse_folds,
+    parse_products,
 )
 from nomul.compiler.storage import load
 from nomul.hw.circuits import ProductCircuit, StaircaseCircuit
 from nomul.hw.spread import spread_size
+from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 from nomul.sim.random_networks import random_network, random_plan
 
@@ -185,6 +187,91 @@ def test_a_layer_of_many_weights_is_not_unrolled_unasked() -> None:
     assert plan["dense"].product is not ProductCircuit.UNROLLED
 
 
+ANY = (-119, -90, -53, -31, -17, -7, -3, 0, 1, 5, 11, 23, 47, 66, 101, 127)
+
+
+def wide(codes: int, inputs: int = 60, outputs: int = 8) -> Network:
+    """A layer of 16 arbitrary values."""
+    rng = np.random.default_rng(0)
+    return Network(name="wide", layers=(
+        Input(name="pixels", shape=(1, 1, inputs), levels=Levels.uniform(codes)),
+        Flatten(name="flat", inputs=("pixels",)),
+        Dense(name="dense", inputs=("flat",), dictionary=ANY, bias=[0] * outputs,
+              assignment=rng.integers(0, 16, (outputs, inputs)))))
+
+
+@pytest.mark.parametrize("codes, inputs, fold, product", [
+    (256, 60, (4, 1), ProductCircuit.BUCKETS), (256, 47, (4, 1), ProductCircuit.BUCKETS),
+    (256, 46, (4, 1), ProductCircuit.TABLE), (256, 60, (4, 2), ProductCircuit.TABLE),
+    (64, 60, (4, 1), ProductCircuit.TABLE), (64, 60, (5, 1), ProductCircuit.BUCKETS),
+    (16, 60, (5, 1), ProductCircuit.TABLE)])
+def test_buckets_are_filled_where_tables_would_be_larger(
+        codes: int, inputs: int, fold: tuple[int, int], product: ProductCircuit) -> None:
+    """And not where they would take longer, as they do of fewer than 47 inputs."""
+    network = wide(codes, inputs)
+    plan = make_plan(network, {"dense": fold})
+    assert plan["dense"].product is product
+    assert intervals(plan, network)["dense"] == beats(8, fold[0]) * beats(inputs, fold[1])
+
+
+def test_a_drain_that_takes_longer_counts() -> None:
+    network = wide(4, 10)
+    buckets = {"dense": ProductCircuit.BUCKETS}
+    for fold, cycles in (((1, 1), 8 * 47), ((4, 1), 2 * 47), ((8, 1), 47)):
+        plan = make_plan(network, {"dense": fold}, products=buckets)
+        assert intervals(plan, network)["dense"] == cycles
+        assert plan_stages(plan, network)["dense"].gives.lanes == fold[0], "all at once"
+    slow = wide(4, 100)
+    plan = make_plan(slow, {"dense": (8, 1)}, products=buckets)
+    assert intervals(plan, slow)["dense"] == 100
+    assert plan_stages(plan, slow)["dense"].gives.lanes == 4, "half of them, then the other half"
+
+
+def test_buckets_take_one_input_at_once_and_no_corrections() -> None:
+    with pytest.raises(PlanError, match="layer 'dense' must compute 1 input at once for "
+                       "bucket-accumulate, not 2: a bucket takes one code a cycle; change its "
+                       "fold or its products"):
+        make_plan(wide(4), {"dense": (1, 2)}, products={"dense": ProductCircuit.BUCKETS})
+    network = wide(256)
+    layer = network["dense"]
+    assert isinstance(layer, Dense)
+    network = Network(name="corrected", layers=(*network.layers[:2], replace(
+        layer, corrections=np.array([[0, 3, 9]]))))
+    assert make_plan(network)["dense"].product is ProductCircuit.TABLE
+    with pytest.raises(PlanError, match="layer 'dense' must have no corrections for "
+                       "bucket-accumulate, not 1: they would wait for its buckets; change its "
+                       "products"):
+        make_plan(network, products={"dense": ProductCircuit.BUCKETS})
+
+
+def test_multipliers_are_only_taken_if_they_are_asked_for() -> None:
+    network = wide(16)
+    for fold in ((1, 1), (8, 1), (1, 60), (8, 60)):
+        plan = make_plan(network, default=fold)
+        assert plan["dense"].product is not ProductCircuit.MULTIPLY
+    asked = make_plan(network, products={"dense": ProductCircuit.MULTIPLY})
+    assert (asked["dense"].product, asked["dense"].products_in) == (
+        ProductCircuit.MULTIPLY, Storage.LOGIC)
+
+
+def test_products_are_asked_for_by_layer_or_for_all() -> None:
+    network = small()
+    assert parse_products(["table"], network) == dict.fromkeys(
+        ("dense1", "dense2"), ProductCircuit.TABLE)
+    assert parse_products(["bucket-accumulate", "dense2=decode-multiply"], network) == {
+        "dense1": ProductCircuit.BUCKETS, "dense2": ProductCircuit.MULTIPLY}
+    for text in ("magic", "dense1=", "none", "=", "dense1=magic"):
+        with pytest.raises(PlanError, match="product: must be CIRCUIT or LAYER=CIRCUIT, with one "
+                           f"of shift-add, .*, decode-multiply, not '{text}'"):
+            parse_products([text], network)
+    with pytest.raises(PlanError, match="layer 'conv9' must be one of network 'small'"):
+        make_plan(network, products=parse_products(["conv9=table"], network))
+    with pytest.raises(PlanError, match=r"layer 'dense1' must make its products by .*, "
+                       "not shift-add: that circuit would give other bits"):
+        make_plan(small(dictionary=(-3, 0, 5)),
+                  products=parse_products(["shift-add"], network))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_json_gives_the_plan_back(tmp_path: Path, seed: int) -> None:
     network = random_network(seed)
@@ -277,8 +364,8 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     plan = make_plan(network)
     wrong = replace(plan, layers=(replace(plan.layers[0], product=ProductCircuit.SHIFT_ADD),
                                   plan.layers[1]))
-    with pytest.raises(PlanError, match="make its products by table or masked-sums or unrolled, "
-                       "not shift-add"):
+    with pytest.raises(PlanError, match="make its products by table or masked-sums or "
+                       "bucket-accumulate or unrolled or decode-multiply, not shift-add"):
         check_plan(wrong, network)
 
 
@@ -290,7 +377,7 @@ def test_a_circuit_that_gives_other_bits_is_refused() -> None:
     (lambda c: c["layers"][0].update(outputs=0), "must compute 1 to 7 outputs at once, not 0"),
     (lambda c: c["layers"][0].update(product="magic"),
      "ProductCircuit must be one of none, shift-add, masked-sums, table, "
-         "unrolled, not 'magic'"),
+         "bucket-accumulate, unrolled, decode-multiply, not 'magic'"),
     (lambda c: c["layers"][0].update(name="conv9"), "layer 'conv9' must be one of"),
     (lambda c: c.update(layers=3), "'int' object is not iterable"),
 ])
