@@ -92,12 +92,14 @@ def test_fps_picks_lanes(run: Run, net: Path, tmp_path: Path) -> None:
 
 def test_fastest_unrolls_and_lean_is_lean(run: Run, tmp_path: Path) -> None:
     net = Path(__file__).parents[1] / "examples" / "zoo" / "digits_binary.nomul"
-    assert run("build", net, "--fastest", "-o", tmp_path / "f")[0] == 0
+    code, out, _ = run("build", net, "--fastest", "-o", tmp_path / "f")
+    assert code == 0 and " table " in out
     manifest = json.loads((tmp_path / "f" / "manifest.json").read_text())
     assert manifest["estimate"]["ideal_interval"] == 1
     plan = json.loads((tmp_path / "f" / "plan.json").read_text())
     assert {layer["product"] for layer in plan["layers"]} == {"unrolled"}
     assert {layer["weights_in"] for layer in plan["layers"]} == {"logic"}
+    assert [layer["staircase"] for layer in plan["layers"]] == ["table", "none"]
     depths = []
     for name, more in (("roomy", ()), ("lean", ("--lean",))):
         assert run("build", net, *more, "-o", tmp_path / name)[0] == 0
