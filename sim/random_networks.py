@@ -25,7 +25,7 @@ from nomul.compiler.plan import (
 )
 from nomul.compiler.planner import make_plan
 from nomul.compiler.values import Levels, Staircase
-from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
+from nomul.hw.circuits import CodeMemory, ProductCircuit, StaircaseCircuit, WeightMemory
 from nomul.hw.stream import beats
 from nomul.hw.table import Storage
 
@@ -159,6 +159,19 @@ def _spread(rng: np.random.Generator, layer: Layer, entry: LayerPlan) -> LayerPl
     return replace(entry, spread=int(rng.integers(1, words)))
 
 
+def _rarer(rng: Rng, layer: Layer, products: list[ProductCircuit], inputs: int,
+           ) -> ProductCircuit:
+    """One of the circuits that few layers can have, or a table."""
+    corrected = isinstance(layer, Dense) and layer.corrections is not None
+    if ProductCircuit.UNROLLED in products and rng.integers(2):
+        return ProductCircuit.UNROLLED
+    if ProductCircuit.BUCKETS in products and inputs == 1 and not corrected and rng.integers(4):
+        return ProductCircuit.BUCKETS
+    if ProductCircuit.MULTIPLY in products and rng.integers(2):
+        return ProductCircuit.MULTIPLY
+    return ProductCircuit.TABLE
+
+
 def random_plan(network: Network, seed: int) -> Plan:
     """A legal plan, each part of it at random, also queues that only just do not deadlock."""
     rng, special = np.random.default_rng([1, seed]), np.random.default_rng([4, seed])
@@ -176,20 +189,21 @@ def random_plan(network: Network, seed: int) -> Plan:
         products, staircases = legal_circuits(network, layer)
         if isinstance(layer, Dense) and (outputs, inputs) != (layer.outputs, layer.fan_in):
             products = [item for item in products if item is not ProductCircuit.UNROLLED]
+        buffer_in = Storage.REGISTERED if rng.integers(2) else Storage.BLOCK
         usual = [item for item in products
                  if item not in (ProductCircuit.BUCKETS, ProductCircuit.MULTIPLY)]
-        product = usual[int(rng.integers(len(usual)))]
-        if ProductCircuit.BUCKETS in products and inputs == 1 and special.integers(4) and not (
-                isinstance(layer, Dense) and layer.corrections is not None):
-            product = ProductCircuit.BUCKETS
-        elif ProductCircuit.MULTIPLY in products and special.integers(4) == 0:
-            product = ProductCircuit.MULTIPLY
+        product: ProductCircuit = usual[int(rng.integers(len(usual)))]
+        if product is ProductCircuit.TABLE:  # always exact, and so the most frequent one
+            product = _rarer(special, layer, products, inputs)
+        staircase = staircases[int(rng.integers(len(staircases)))]
+        if StaircaseCircuit.TABLE in staircases and special.integers(3) == 0:
+            staircase = StaircaseCircuit.TABLE
         layers.append(replace(
             entry, outputs=outputs, inputs=inputs, depth=depth, products_in=storages[0],
             weights_in=storages[1], constants_in=storages[2],
-            buffer_in=Storage.REGISTERED if rng.integers(2) else Storage.BLOCK,
+            buffer_in=buffer_in,
             staircase_in=list(Storage)[int(rng.spawn(1)[0].integers(3))], product=product,
-            staircase=staircases[int(rng.integers(len(staircases)))]))
+            staircase=staircase))
     layers = [_spread(np.random.default_rng([2, seed, number]), layer, entry)
               for number, (layer, entry) in enumerate(
                   zip(planned_layers(network), layers, strict=True))]
