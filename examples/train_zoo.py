@@ -27,6 +27,8 @@ ZOO = {
     "cifar10_resnet20": ("cifar10", "--dictionary", "pow2", "--bits", "4", "--float-epochs", "80",
                          "--epochs", "140", "--final-epochs", "60", "--checkpoint",
                          "cifar10_resnet20.ckpt"),
+    "cifar10_mobile": ("cifar10_mobile", "--dictionary", "pow2", "--bits", "4", "--float-epochs",
+                       "14", "--epochs", "14", "--checkpoint", "cifar10_mobile.ckpt"),
 }
 
 

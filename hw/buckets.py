@@ -195,7 +195,9 @@ class BucketDots(wiring.Component):
         merge_flags(m, self.parity_error, flags)
 
         # The bank that inputs go to; the other one is drained. After reset, both are cleared.
-        bank, draining, starting = Signal(), Signal(init=1), Signal(init=1)
+        bank = Signal()
+        draining = Signal(init=1)
+        starting = Signal(init=1)
         take, complete, step, ends = Signal(), Signal(), Signal(), Signal()
         room = Signal()  # whether there is a place for the sums that are complete next
         width = self.index_shape.width

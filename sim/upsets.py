@@ -47,8 +47,10 @@ _DATA = {
     "Affine": (), "AxisTop": (), "Fork": (), "LanewiseMax": (), "LanewiseSums": (),
     "UnrolledDots": (), "ZeroAbsent": (),
     "Argmax": ("best_of_beat", "at"),
+    "BucketDots": ("code_", "last_", "term_"),
     "CodeTable": ("address_", "index_", "number_", "table_word"),
     "Cycle": ("row", "table_word"),
+    "DecodeMultiplyProducts": ("code_", "slope_word"),
     "DotProducts": ("held", "held_total", "code_"),
     "Embedding": ("table_word",),
     "Engine": ("$signature__data", "by", "code", "code_", "codes_word_", "compared_",
@@ -74,6 +76,7 @@ _DATA = {
 _ACCUMULATORS = {
     "Affine": ("sum_",),
     "Argmax": ("leader",),
+    "BucketDots": ("acc_",),
     "DotProducts": ("acc_", "sum_", "sum_lacks"),
     "Engine": ("acc_",),
     "LanewiseMax": ("leader_",),
@@ -86,7 +89,11 @@ _CONTROL = {
     "Argmax": ("beat", "beat_valid", "beat_first", "beat_ends"),
     "AxisTop": ("i_beat", "o_beat", "frame_error", "parity_error"),
     "CodeTable": ("beat", "valid_", "table_fetched"),
+    "BucketDots": ("added_", "again_", "at_", "bank", "chunk", "doubled_", "draining", "enable_",
+                   "ended_", "filled_", "group", "leaves_", "minus_", "other_", "round",
+                   "starting", "which_", "write__addr", "write__en"),
     "Cycle": ("valid", "address", "read__addr", "fetched_", "table_fetched"),
+    "DecodeMultiplyProducts": ("slope_fetched",),
     "DotProducts": ("chunk", "group", "left", "valid_", "last_"),
     "Embedding": ("channel", "fetched_", "table_fetched"),
     "Engine": ("$signature__addr", "address", "bank_", "coded_", "constant", "image_place",
@@ -118,11 +125,12 @@ _CONTROL = {
 # Read-only memories, by their component or, of a `Cycle`, by what it is in its parent.
 _TABLES = {"PackedCycle": Kind.ASSIGNMENT, "SpreadCycle": Kind.ASSIGNMENT,
            "TableProducts": Kind.TABLE, "Embedding": Kind.TABLE, "SharedProducts": Kind.TABLE,
-           "CodeTable": Kind.CONSTANT, "Search": Kind.CONSTANT}
+           "CodeTable": Kind.CONSTANT, "Search": Kind.CONSTANT,
+           "DecodeMultiplyProducts": Kind.TABLE}
 _ENGINE = {"weights": Kind.ASSIGNMENT, "constants": Kind.CONSTANT, "thresholds": Kind.CONSTANT,
            "tasks": Kind.CONSTANT}
 _CYCLES = {"weights": Kind.ASSIGNMENT, "entries": Kind.ASSIGNMENT, "column": Kind.ASSIGNMENT,
-           "constants": Kind.CONSTANT}
+           "constants": Kind.CONSTANT, "walk": Kind.TABLE}
 
 _MODULE = re.compile(r"^module (\S+) ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^  (\S+) +(\S+) +\($", re.MULTILINE)
