@@ -73,13 +73,14 @@ def main(docs: Path, zoo: Path) -> None:
         "## Images",
         "Convolutional networks of the zoo, the fewest lanes for so many inferences a second: "
         "1,000 (MNIST) or 500 (Fashion-MNIST) at 30 MHz on the UP5K, and 600 at 88.5 MHz "
-        "(ResNet-20 on CIFAR-10) on the ECP5-85; the latter two by lean plans. Seeds 1 to 3, of ResNet-20 seed 1. "
-        "Accuracies in percent on the 10,000 test images. *Lanes* are cycles in which a lane adds "
-        "a product, of those in which its layer works, and of all; *filled* is what weights fill "
-        "of the block RAMs that hold them.",
+        "(ResNet-20 on CIFAR-10) on the ECP5-85; the latter two by lean plans. Seeds 1 to 3, of "
+        "ResNet-20 seed 1. Accuracies in percent on the 10,000 test images. *Lanes* are cycles in "
+        "which a lane adds a product, of those in which its layer works, and of all; *filled* is "
+        "what weights fill of the block RAMs that hold them.",
         table(("network", "chip", "float", "quantized", "weight bits", "circuits", *header[1:],
                "lanes, %", "filled, %"),
-              [_image_row(zoo / f"{name}.nomul", *image) for name, *image in IMAGES]))) + "\n"
+              [_image_row(zoo / f"{name}.nomul", chip, cycles, lean, seeds)
+               for name, chip, cycles, lean, seeds in IMAGES]))) + "\n"
     replace_file(docs / "benchmarks.md", text)
     summary = (f"Accuracy {100 * accuracy['quantized_test']:.2f} % "
                f"(float {100 * accuracy['float_test']:.2f} %), 0 of 360 images differ in "
