@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import memory, wiring
@@ -21,6 +22,7 @@ from nomul.boards.synth import synthesize
 from nomul.boards.targets import TARGETS, Capacity, Family, Target, target
 from nomul.boards.yosys import GLUE, make_netlist
 from nomul.compiler.errors import DataError, FitError, ToolError
+from nomul.hw.table import Cycle, Storage
 
 HX8K = target("ice40-hx8k")
 # What a bitstream of each family begins with.
@@ -166,7 +168,21 @@ def test_capacities_are_those_of_nextpnr(name: str, tmp_path: Path) -> None:
     assert chip.capacity == Capacity(
         logic_cells=available[cells], bram=available[memories], pins=package_pins(chip, report),
         dsp=available.get(multipliers, 0), bram_block_bits=chip.capacity.bram_block_bits,
-        spram=available.get("ICESTORM_SPRAM", 0))
+        bram_shapes=chip.capacity.bram_shapes, spram=available.get("ICESTORM_SPRAM", 0))
+
+
+@pytest.mark.synth
+@pytest.mark.parametrize("name", ["ice40-up5k", "ecp5-25k"])
+def test_block_rams_have_the_shapes_that_they_are_said_to_have(name: str, tmp_path: Path) -> None:
+    """A table of each shape takes one; a bit more in a word, and it takes two."""
+    chip, rng = target(name), np.random.default_rng(0)
+    for width, depth in chip.capacity.bram_shapes:
+        if width < 4:
+            continue  # they only save multiplexers
+        counts = [make_netlist(Cycle(bits, [int(word) for word in rng.integers(
+            1 << bits, size=depth)], storage=Storage.BLOCK), chip, tmp_path).counts.bram
+            for bits in (width, width + 1)]
+        assert counts == [1, 2], (width, depth)
 
 
 def package_pins(chip: Target, report: dict[str, dict[str, int]]) -> int:

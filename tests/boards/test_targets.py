@@ -19,9 +19,11 @@ def test_a_board_stands_for_its_chip(board: str, chip: str) -> None:
 
 def test_capacities() -> None:
     assert target("icebreaker").capacity == Capacity(
-        logic_cells=5280, bram=30, bram_block_bits=4096, dsp=8, pins=39, spram=4)
+        logic_cells=5280, bram=30, bram_block_bits=4096, dsp=8, pins=39, spram=4,
+        bram_shapes=((16, 256), (8, 512), (4, 1024), (2, 2048)))
     assert target("ulx3s-85f").capacity == Capacity(
-        logic_cells=83640, bram=208, bram_block_bits=18432, dsp=156, pins=205)
+        logic_cells=83640, bram=208, bram_block_bits=18432, dsp=156, pins=205,
+        bram_shapes=((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)))
 
 
 def test_multiplier_blocks_are_open_to_yosys_wherever_there_are_any() -> None:
