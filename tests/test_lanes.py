@@ -86,7 +86,7 @@ def test_any_four_values_take_half_of_the_given_lane(monkeypatch: pytest.MonkeyP
 
     def cells() -> float:
         engine = lanes._engine(case, ProductCircuit.TABLE, 4, 8, 0)
-        return lanes._cells(engine, "ecp5-25k") / 32
+        return lanes._cells(lanes._counts(engine, "ecp5-25k"), "ecp5-25k") / 32
 
     assert case.floor == 40 and cells() <= case.floor / 2
     monkeypatch.setattr(lanes, "raised_table", lambda products, search: RaisedTable(
