@@ -1,9 +1,10 @@
 """What a circuit will take on a chip, known in a second: Yosys maps its memories, but no logic.
 
-After the word-level half of Yosys's own script, what is left is counted by kind: bits of
-additions, of choices, of comparisons, gates, tables in logic. Block RAM, distributed RAM and
-multiplier blocks are then exact. Look-up tables, carries and flip-flops are weighted sums of the
-counts; the weights were fitted against synthesis (``python -m nomul.costs``, docs/costs.md).
+After the word-level half of Yosys's own script, block RAM, distributed RAM and multiplier blocks
+are exact. What is left is counted by kind: bits of additions, of comparisons, tables that its gates
+and choices would fill (`nomul.boards.cover`), tables of memories in logic. Look-up tables, carries,
+flip-flops and logic cells are weighted sums of the counts; the weights were fitted against
+synthesis (``python -m nomul.costs``, docs/costs.md).
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from amaranth.lib import wiring
 
+from nomul.boards.cover import LARGEST_ROM, Module, number, tables
 from nomul.boards.targets import Family, Target
 from nomul.boards.tools import Tool, run
 from nomul.boards.yosys import GLUE, NEVER_COLLIDES, Counts, kept_layers
@@ -43,6 +45,10 @@ _SINGLE_PORT_RAM = "$__ICE40_SPRAM"
 _DISTRIBUTED_RAM = ("$__TRELLIS_DPR16X4",)
 _MULTIPLIER = ("$__MUL", "$mul", "SB_MAC16", "MULT18X18D")
 _INVERSE = str.maketrans("01", "10")
+
+# What the tables of logic are counted as.
+_TABLES = {"choice": "choice table", "gate": "gate table", "inversion": "inversion table",
+           "rom": "rom"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +130,10 @@ def features(component: wiring.Component, network: str, chip: Target,
         "write_json -selected coarse.json", "")))
     run(Tool.YOSYS, ("coarse.ys",), folder, "coarse.log")
     modules = json.loads((folder / "coarse.json").read_text())["modules"]
-    found = {name: _features(modules.get(module, {"cells": {}}))
+    empty: Module = {"cells": {}, "ports": {}}
+    found = {name: _features(modules.get(module, empty), chip.family)
              for name, module in layers.items()}
-    return found | {GLUE: _features(modules["top"])}
+    return found | {GLUE: _features(modules["top"], chip.family)}
 
 
 def _sums(weights: Weights, found: Features) -> dict[str, float]:
@@ -140,8 +147,9 @@ def _counts(sums: Mapping[str, float], found: Features) -> Counts:
                   dsp=found.get("dsp", 0), spram=found.get("spram", 0))
 
 
-def _features(module: Mapping[str, Any]) -> Counter[str]:
-    found: Counter[str] = Counter()
+def _features(module: Module, family: Family) -> Counter[str]:
+    found = Counter({_TABLES[kind]: count for kind, count in tables(
+        module, carry=family is Family.ECP5).items()})
     for cell in module["cells"].values():
         _count(cell["type"], cell["parameters"], cell["connections"], found)
     return +found
@@ -162,16 +170,16 @@ def _count(kind: str, parameters: Mapping[str, Any], pins: Mapping[str, list[Any
         found["dsp"] += 1
     elif kind == "$alu":
         found["alu"] += len(pins["Y"])
-        found["alus"] += 1
     elif kind.startswith("$macc"):
         found["macc"] += sum(len(pins.get(name, ())) for name in "ABC")
         found["macc sum"] += len(pins["Y"])
     elif kind == "$mux":
-        both = sum(_wire(a) and _wire(b) for a, b in zip(pins["A"], pins["B"], strict=True))
-        found["mux"] += both
-        found["mask"] += len(pins["A"]) - both
-    elif kind == "$pmux":
-        found["pmux"] += _number(parameters["WIDTH"]) * _number(parameters["S_WIDTH"])
+        found["mux"] += sum(_wire(a) and _wire(b) for a, b in zip(pins["A"], pins["B"],
+                                                                  strict=True))
+    elif kind == "$bmux":
+        found["mux"] += len(pins["A"]) - len(pins["Y"])
+    elif kind == "$demux":
+        found["decode"] += len(pins["Y"])
     elif kind in ("$eq", "$ne", "$eqx", "$nex"):
         wires = sorted(sum(map(_wire, pins[name])) for name in "AB")
         found["compare"] += wires[0]
@@ -180,16 +188,8 @@ def _count(kind: str, parameters: Mapping[str, Any], pins: Mapping[str, list[Any
         found["reduce"] += len(pins["A"]) - 1
     elif kind in ("$xor", "$xnor") and len(pins["Y"]) > 1:
         found["inversions"] += len(pins["Y"])
-    elif kind in ("$and", "$or", "$xor", "$xnor", "$not", "$logic_and", "$logic_or"):
-        found["gate" if len(pins["Y"]) == 1 else "gates"] += len(pins["Y"])
-    elif kind == "$lut":
-        found["table"] += 1
-    elif kind in ("$shl", "$shr", "$sshl", "$sshr", "$shift", "$shiftx"):
-        found["shift"] += len(pins["Y"]) * len(pins["B"])
     elif kind in ("$lt", "$le", "$gt", "$ge"):
         found["order"] += max(len(pins["A"]), len(pins["B"]))
-    elif kind in ("$bmux", "$demux"):
-        found["bmux"] += max(len(pins["A"]), len(pins["Y"]))
     elif kind == "$mem_v2":
         _count_memory(parameters, pins, found)
 
@@ -197,14 +197,16 @@ def _count(kind: str, parameters: Mapping[str, Any], pins: Mapping[str, list[Any
 def _count_memory(parameters: Mapping[str, Any], pins: Mapping[str, list[Any]],
                   found: Counter[str]) -> None:
     """A memory that becomes logic: a table, or registers and what chooses among them."""
-    width, size = _number(parameters["WIDTH"]), _number(parameters["SIZE"])
-    if _number(parameters["WR_PORTS"]):
+    width, size = number(parameters["WIDTH"]), number(parameters["SIZE"])
+    if number(parameters["WR_PORTS"]):
         found["registers"] += width * size
         return
     initial = parameters["INIT"][::-1]
     columns = {initial[bit:width * size:width].replace("x", "0") for bit in range(width)}
-    found["rom"] += _tables({base for column in columns if (base := _base(column))})
-    if "1" in parameters["RD_CLK_ENABLE"]:
+    synchronous = "1" in parameters["RD_CLK_ENABLE"]
+    if size > LARGEST_ROM or synchronous:  # others are logic
+        found["rom"] += _tables({base for column in columns if (base := _base(column))})
+    if synchronous:
         found["rom row"] += sum(len(set(column)) > 1 for column in columns)
 
 
@@ -239,7 +241,3 @@ def _base(column: str) -> str:
 def _wire(bit: int | str) -> bool:
     """Whether a bit is not a constant."""
     return not isinstance(bit, str)
-
-
-def _number(value: int | str) -> int:
-    return int(value, 2) if isinstance(value, str) else value

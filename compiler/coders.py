@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Parts may be made only to be asked for their latency.)
 """From sums to codes: what is added to a layer's sums, and the circuit of its staircase."""
 from __future__ import annotations
 

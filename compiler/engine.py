@@ -151,7 +151,8 @@ def program(network: Network, *, lanes: int, product: ProductCircuit,
             target=places.get(layer.name), largest=isinstance(layer, MaxPool),
             reads_image=image.name in sources, frees_image=n == last_reader))
     result = network.wires[layers[-1].name]
-    codes = [w.levels.bits for w in network.wires.values() if isinstance(w, Codes)]
+    seen = [network.wires[name] for name in (image.name, *(layer.name for layer in layers))]
+    codes = [wire.levels.bits for wire in seen if isinstance(wire, Codes)]
     return Program(
         layers=tuple(layer.name for layer in layers), tasks=tuple(tasks),
         words=np.concatenate([entries[n][word] for n, word in enumerate(words)]), table=table,

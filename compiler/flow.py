@@ -40,6 +40,7 @@ __all__ = [
     "hardware_source",
     "output_lanes",
     "queue_depths",
+    "shorter_branches",
     "stages",
     "window_of",
 ]
@@ -201,20 +202,20 @@ def queue_depths(network: Network, flow: Mapping[str, Stage]) -> dict[tuple[str,
     one. A fork lets a reader run ahead by one beat; the rest must wait in a queue. Branches
     that need none are left out.
     """
-    readers = hardware_readers(network)
     depths: dict[tuple[str, str], int] = {}
-    for fork, branches in readers.items():
-        for branch in branches:
-            reach = set().union(*(_reach(readers, other) for other in branches if other != branch))
-            for other in branches:
-                for join, mine in _paths(network, readers, fork, branch, reach):
-                    for meeting, theirs in _paths(network, readers, fork, other,
-                                                  _reach(readers, branch)):
-                        if other != branch and meeting == join and not set(mine) & set(theirs):
-                            depth = _lead(network, flow, fork, join, theirs, mine)
-                            key = (fork, branch)
-                            depths[key] = max(depths.get(key, 0), depth)
+    for meeting in _meetings(network):
+        depth = _lead(network, flow, meeting.fork, meeting.join, meeting.theirs, meeting.mine)
+        key = (meeting.fork, meeting.branch)
+        depths[key] = max(depths.get(key, 0), depth)
     return {key: depth for key, depth in depths.items() if depth > 0}
+
+
+def shorter_branches(network: Network) -> set[tuple[str, str]]:
+    """Of every two branches that meet, the one with fewer layers, by the layer where it forks off
+    and the layer that reads it: its beats have to wait for those that are under way in the other
+    one."""
+    return {(meeting.fork, meeting.branch) for meeting in _meetings(network)
+            if len(meeting.mine) < len(meeting.theirs)}
 
 
 def hardware_source(network: Network, name: str) -> str:
@@ -232,6 +233,32 @@ def hardware_readers(network: Network) -> dict[str, list[str]]:
             for name in layer.inputs:
                 readers[hardware_source(network, name)].append(layer.name)
     return readers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Meeting:
+    """Where a ``branch`` of a ``fork`` meets another one: the layers of both in between."""
+
+    fork: str
+    branch: str
+    join: str
+    mine: list[str]
+    theirs: list[str]
+
+
+def _meetings(network: Network) -> Iterator[_Meeting]:
+    """Every branch with every other one that it meets without a layer in common."""
+    readers = hardware_readers(network)
+    for fork, branches in readers.items():
+        for branch in branches:
+            reach = set().union(*(_reach(readers, other) for other in branches if other != branch))
+            for other in branches:
+                for join, mine in _paths(network, readers, fork, branch, reach):
+                    for meeting, theirs in _paths(network, readers, fork, other,
+                                                  _reach(readers, branch)):
+                        if other != branch and meeting == join and not set(mine) & set(theirs):
+                            yield _Meeting(fork=fork, branch=branch, join=join, mine=mine,
+                                           theirs=theirs)
 
 
 def _reach(readers: Mapping[str, list[str]], start: str) -> set[str]:

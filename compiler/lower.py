@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Parts may be made only to be asked for their latency.)
 """Networks and plans to hardware components."""
 from __future__ import annotations
 

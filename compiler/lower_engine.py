@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Parts may be made only to be asked for their latency.)
 """A network and the plan of an engine to hardware."""
 from __future__ import annotations
 

@@ -11,7 +11,14 @@ from nomul.compiler.blocks import BlockShapes, best_spread, block_rams
 from nomul.compiler.circuits import bucket_steps, legal_circuits, tables_of, unrolled_matrix
 from nomul.compiler.engine import engine_circuits
 from nomul.compiler.errors import PlanError
-from nomul.compiler.flow import Fold, hardware_source, queue_depths, stages, window_of
+from nomul.compiler.flow import (
+    Fold,
+    hardware_source,
+    queue_depths,
+    shorter_branches,
+    stages,
+    window_of,
+)
 from nomul.compiler.layers import Conv2d, Dense, Layer, MaxPool, PixelEmbedding, SumPool, Weighted
 from nomul.compiler.network import Network
 from nomul.compiler.plan import (
@@ -252,8 +259,11 @@ def _queues(network: Network, input_lanes: int, folds: Mapping[str, Fold],
             products: Mapping[str, ProductCircuit]) -> tuple[QueuePlan, ...]:
     """Queues that cannot deadlock, with room for what is under way in the other branch."""
     flow = stages(network, input_lanes, folds, products)
+    depths = queue_depths(network, flow)
+    for branch in sorted(shorter_branches(network)):
+        depths.setdefault(branch, 0)
     queues = []
-    for (source, reader), depth in queue_depths(network, flow).items():
+    for (source, reader), depth in depths.items():
         gives = flow[source].gives
         pixel = beats(gives.length, gives.lanes)
         name = next(name for name in network[reader].inputs

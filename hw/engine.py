@@ -1,3 +1,5 @@
+# amaranth: UnusedElaboratable=no
+# (Its memory may be made only for its ports to be read.)
 """One engine that does the work of layer after layer, from a table that describes them."""
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from nomul.hw.product import ShiftAddProducts, add_product
 from nomul.hw.shapes import signed_range
 from nomul.hw.stream import count_to, following, vector
 from nomul.hw.table import Storage, look_up
-from nomul.hw.tasks import Constant, Facts, Task, Walk, check_places, place_bits, walk
+from nomul.hw.tasks import (
+    Constant,
+    Facts,
+    Task,
+    Walk,
+    check_places,
+    place_bits,
+    task_cycles,
+    walk,
+)
 from nomul.hw.thresholds import search_tables
 
 __all__ = ["Engine", "SharedProducts"]
@@ -92,7 +103,8 @@ class Engine(wiring.Component):
     The sums are exact if ``acc_shape`` and ``sum_shape`` hold them. All paths from ``i`` to ``o``
     are registered; so are ``i.ready`` and ``o.valid``.
 
-    Latency: the cycles of its tasks, from the last code of an image to the last result.
+    Latency: ``latency`` cycles, those of its tasks less 2, from the last code of an image to the
+    last result.
     Throughput: an image in `nomul.hw.tasks.total_cycles`.
 
     Parameters
@@ -185,6 +197,12 @@ class Engine(wiring.Component):
                                    storage=storage) if loaded else None
         super().__init__({"i": In(vector(self.image_shape, 1)),
                           "o": Out(vector(self.o_shape, 1))})
+
+    @property
+    def latency(self) -> int:
+        return sum(task_cycles(
+            self.tasks, lanes=self.products.lanes, read=self.storage.latency,
+            multiply=self.products.latency, search_bits=self._code_bits)) - 2
 
     @property
     def _code_bits(self) -> int:

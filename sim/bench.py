@@ -25,21 +25,24 @@ def transfer(dut: Any, inputs: Iterable[Any], count: int, *, seed: int,
 
 
 def measure(dut: Any, inputs: Iterable[Any], count: int, *, max_cycles: int = 100_000,
-            beside: Beside = ()) -> list[int]:
-    """Feed ``inputs`` to ``dut.i`` as fast as it takes them; return the cycles, counted from
-    the first one in which an input is offered, in which each of ``count`` outputs leaves.
-    ``beside`` as of `transfer`."""
-    return [cycle for _, cycle in _run(dut, inputs, count, 0, 0.0, max_cycles, beside)]
+            beside: Beside = (), idle: int = 0) -> list[int]:
+    """Feed ``inputs`` to ``dut.i`` as fast as it takes them, after so many ``idle`` cycles; return
+    the cycles, counted from the first one in which an input is offered, in which each of ``count``
+    outputs leaves. ``beside`` as of `transfer`."""
+    return [cycle - idle for _, cycle in _run(dut, inputs, count, 0, 0.0, idle + max_cycles,
+                                              beside, idle)]
 
 
 def _run(dut: Any, inputs: Iterable[Any], count: int, seed: int, stall: float,
-         max_cycles: int, beside: Beside) -> list[tuple[Any, int]]:
+         max_cycles: int, beside: Beside, idle: int = 0) -> list[tuple[Any, int]]:
     outputs: list[tuple[Any, int]] = []
     finished = False
 
-    def producer(name: str, sink: Any, payloads: Iterable[Any]) -> Any:
+    def producer(name: str, sink: Any, payloads: Iterable[Any], idle: int = 0) -> Any:
         async def produce(ctx: SimulatorContext) -> None:
             rng = random.Random(f"{name} {seed}")
+            if idle:
+                await ctx.tick().repeat(idle)
             for payload in payloads:
                 while rng.random() < stall and not finished:
                     await ctx.tick()
@@ -68,7 +71,7 @@ def _run(dut: Any, inputs: Iterable[Any], count: int, seed: int, stall: float,
 
     sim = Simulator(dut)
     sim.add_clock(PERIOD)
-    sim.add_testbench(producer("produce", dut.i, inputs))
+    sim.add_testbench(producer("produce", dut.i, inputs, idle))
     for n, (sink, payloads) in enumerate(beside):
         sim.add_testbench(producer(f"beside {n}", sink, payloads))
     sim.add_testbench(consume)

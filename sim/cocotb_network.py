@@ -86,9 +86,9 @@ async def play(dut: Any, run: dict[str, Any]) -> None:
                     for lane, value in enumerate(values[beat * lanes:(beat + 1) * lanes]))
                 dut.s_axis_tlast.value = int(beat == beats - 1)
                 dut.s_axis_tvalid.value = 1
+                await transfer(dut.clk, dut.s_axis_tvalid, dut.s_axis_tready)
                 if not beat:
                     entered.append(int(dut.cycle.value))
-                await transfer(dut.clk, dut.s_axis_tvalid, dut.s_axis_tready)
                 await RisingEdge(dut.clk)
         dut.s_axis_tvalid.value = 0
 

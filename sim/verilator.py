@@ -18,6 +18,7 @@ from typing import Any
 
 from nomul.compiler.emit import Emitted, verilog_digest
 from nomul.compiler.errors import DataError, ToolError
+from nomul.compiler.latency import latency
 from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan, plan_interval, plan_stages
 from nomul.sim.records import Comparison, beats_of, bench_verilog, compare
@@ -43,9 +44,11 @@ class Simulation:
         Images played with random stalls, and how many of them had a wrong beat anywhere.
     first_difference : dict or None
         The earliest wrong beat: layer, image, position, expected, got, cycle.
-    latency, interval, ideal_interval : int
-        Cycles without stalls: from the first beat of an image to the last of its result,
-        between results, and what the plan says of the latter.
+    latency, ideal_latency : int
+        Cycles without stalls from the first beat of the first image to the last of its result,
+        both included; and what the plan says of them.
+    interval, ideal_interval : int
+        Cycles without stalls between results, and what the plan says of them.
     classes : list of int
         Class that the Verilog gave for each image.
     accuracy, golden_accuracy : float or None
@@ -62,6 +65,7 @@ class Simulation:
     mismatches: int
     first_difference: dict[str, Any] | None
     latency: int
+    ideal_latency: int
     interval: int
     ideal_interval: int
     classes: list[int]
@@ -240,7 +244,7 @@ def simulate(network: Network, plan: Plan, circuit: Emitted, vectors: Vectors, *
     return Simulation(
         images=count, mismatches=len(stalled.wrong | free.wrong),
         first_difference=stalled.first_difference or free.first_difference,
-        latency=left[0] - free.entered[0] + 1,
+        latency=left[0] - free.entered[0] + 1, ideal_latency=latency(network, plan),
         interval=(left[-1] - left[1]) // (len(left) - 2) if len(left) > 2 else 0,
         ideal_interval=plan_interval(plan, network), classes=classes.tolist(),
         accuracy=None if labels is None else float((classes == labels).mean()),

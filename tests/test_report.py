@@ -42,7 +42,7 @@ def sim_results() -> dict[str, Any]:
         "images": IMAGES, "mismatches": 0, "first_difference": None, "accuracy": 0.8333,
         "golden_accuracy": 0.8333, "split": "test", "labels": LABELS,
         "predictions": PREDICTIONS,
-        "cycles": {"latency": 61, "interval": 50, "ideal_interval": 48},
+        "cycles": {"latency": 61, "ideal_latency": 60, "interval": 50, "ideal_interval": 48},
         "timeline": [{"layer": layer, "image": image, "first": 50 * image + start,
                       "last": 50 * image + start + 20}
                      for image in range(6) for layer, start in (("hidden", 5), ("scores", 30))],
@@ -85,7 +85,8 @@ def folder(tmp_path: Path) -> Path:
                                        {"name": "scores", "outputs": 1, "inputs": 4}]}, network)
     put(path, "manifest.json", {
         "top": "tiny", "verilog": "tiny.v", "tools": {"amaranth": "0.5.10"},
-        "estimate": {"ideal_interval": 48, "layers": {"hidden": 48, "scores": 30},
+        "estimate": {"ideal_interval": 48, "ideal_latency": 60,
+                     "layers": {"hidden": 48, "scores": 30},
                      "targets": {"ice40-hx8k": {
                          "lut4": 987, "carry": 100, "ff": 200, "logic_cells": 1234, "bram": 2,
                          "dsp": 0}}}}, network)
@@ -155,7 +156,8 @@ def test_json_says_what_was_measured(folder: Path) -> None:
     assert facts["bitexact"] == {
         "images": IMAGES, "mismatches": 0, "first_difference": None,
         "simulator": "Verilator 5.048, cocotb 2.1.0", "stall": 0.25, "seed": 7}
-    assert facts["cycles"] == {"latency": 61, "interval": 50, "ideal_interval": 48}
+    assert facts["cycles"] == {"latency": 61, "ideal_latency": 60, "interval": 50,
+                               "ideal_interval": 48}
     assert facts["tools"] | {"nomul": ""} == {
         "nomul": "", "amaranth": "0.5.10", "pyosys": "0.70",
         "simulator": "Verilator 5.048, cocotb 2.1.0"}
@@ -228,7 +230,8 @@ def test_what_was_not_run_is_said(folder: Path) -> None:
     facts = facts_of(folder)
     assert facts["status"] == {"simulation": "not simulated", "synthesis": "not synthesised"}
     assert set(facts["bitexact"].values()) == {None}
-    assert facts["cycles"] == {"latency": None, "interval": None, "ideal_interval": 48}
+    assert facts["cycles"] == {"latency": None, "ideal_latency": 60, "interval": None,
+                               "ideal_interval": 48}
     assert facts["synthesis"] is None and facts["confusion"] is None
     assert facts["accuracy"] == {"float": 0.9, "golden": 0.8333, "rtl": None, "images": None,
                                  "partial": False, "split": "test"}

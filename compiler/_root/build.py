@@ -27,6 +27,7 @@ from nomul.boards.estimate import Estimate
 from nomul.compiler.emit import Emitted, Port, emit
 from nomul.compiler.errors import DataError
 from nomul.compiler.files import new_folder, replace_file
+from nomul.compiler.latency import latency
 from nomul.compiler.network import Network
 from nomul.compiler.plan import Plan, intervals, plan_interval
 from nomul.compiler.plan_file import load_plan, plan_json
@@ -93,7 +94,8 @@ def write_build(folder: Path, network: Network, plan: Plan, images: Images, *,
             "ports": {"s_axis": asdict(circuit.s_axis), "m_axis": asdict(circuit.m_axis),
                       "taps": [asdict(tap) for tap in circuit.taps],
                       "parity_error": circuit.parity},
-            "estimate": {"ideal_interval": plan_interval(plan, network), "layers": cycles,
+            "estimate": {"ideal_interval": plan_interval(plan, network),
+                         "ideal_latency": latency(network, plan), "layers": cycles,
                          "targets": {name: _estimate(guess)
                                      for name, guess in (estimates or {}).items()}},
             "vectors": {"source": vectors.source, "split": vectors.split,

@@ -239,7 +239,8 @@ def sim(folder: Path, images: int | None, seed: int, stall: float, batch: bool,
         result = simulate(built.network, built.plan, built.circuit, built.vectors, seed=seed,
                           stall=stall, images=images, log=folder / "sim.log", progress=report)
     facts = asdict(result)
-    cycles = {name: facts.pop(name) for name in ("latency", "interval", "ideal_interval")}
+    cycles = {name: facts.pop(name) for name in ("latency", "ideal_latency", "interval",
+                                                 "ideal_interval")}
     labels = built.vectors.labels
     replace_file(folder / "sim.json", json.dumps({
         "network": built.network.digest, "command": command_line(), **facts, "cycles": cycles,
@@ -251,7 +252,9 @@ def sim(folder: Path, images: int | None, seed: int, stall: float, batch: bool,
         ("images", result.images), ("mismatches", result.mismatches),
         ("accuracy, Verilog", percent(result.accuracy)),
         ("accuracy, golden model", percent(result.golden_accuracy)),
-        ("latency, cycles", result.latency), ("interval, cycles", result.interval),
+        ("latency, cycles", result.latency),
+        ("ideal latency, cycles", result.ideal_latency),
+        ("interval, cycles", result.interval),
         ("ideal interval, cycles", result.ideal_interval)])
     if result.mismatches:
         d = result.first_difference or {}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -24,33 +25,57 @@ from nomul.boards.targets import Family, target
 from nomul.boards.yosys import make_netlist
 from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
-from nomul.compiler.network import Network
+from nomul.compiler.network import (
+    Argmax,
+    Dense,
+    Flatten,
+    Input,
+    Layer,
+    Levels,
+    Network,
+    Staircase,
+    Weighted,
+)
 from nomul.compiler.plan import Plan, plan_interval
-from nomul.compiler.planner import fastest, fold_for_interval, make_plan
+from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
 from nomul.compiler.storage import load
+from nomul.hw.circuits import ProductCircuit
+from nomul.sizing import registered
 from nomul.tables import table, versions
 
-__all__ = ["Sample", "collect", "errors", "fit", "main", "within", "write"]
+__all__ = ["Sample", "collect", "corpus", "errors", "fit", "main", "random_networks", "within",
+           "write"]
 
 CHIPS = {Family.ECP5: "ecp5-85k", Family.ICE40: "ice40-hx8k"}
-# Cycles between inferences of the plans of each network, by the beginning of its name; None is
-# the fastest plan there is.
-INTERVALS: dict[str, tuple[int | None, ...]] = {
-    "digits": (4096, 1200, 700, 200, None),
+# Plans of each network, by the beginning of its name. Cycles between inferences, at most;
+_INTERVALS: dict[str, tuple[int, ...]] = {
+    "digits": (4096, 1200, 700, 200, 1),
     "mnist": (209_000, 60_000, 30_000, 12_000),
     "fashion": (400_000, 100_000, 48_000, 24_000),
-    "cifar10": (4_500_000,),
+    "cifar10_mobile": (2_500_000,),
+    "cifar10_resnet20": (4_500_000,),
+    "random": (4096, 300),
 }
+# those of lean plans;
+_LEAN: dict[str, tuple[int, ...]] = {"mnist": (30_000,), "cifar10_resnet20": (150_000,)}
+# lanes of each layer of plans with buckets;
+_BUCKETS: dict[str, tuple[int, ...]] = dict.fromkeys(
+    ("digits_fixed", "digits_free", "digits_pruned"), (1, 2))
+# and those of an engine for all layers.
+_ENGINES: dict[str, tuple[int, ...]] = {
+    "digits": (8,), "mnist": (4, 16), "fashion": (8,), "cifar10": (16,), "random": (4,)}
+# Of networks that are too large for it, the smaller chip has none.
+_ONLY_ECP5 = "cifar10"
 # How strongly weights are drawn to what a circuit on paper takes; figures are relative ones.
-_RIDGE = 0.2
-_LOGIC = {"mux": 1, "mask": 0.5, "pmux": 0.5, "decode": 1 / 3, "compare": 2 / 3, "gate": 0.5,
-          "gates": 0.7, "inversions": 1, "reduce": 1 / 3, "rom": 1, "table": 1, "shift": 1,
-          "bmux": 0.5, "registers": 0.5}
+_RIDGE = 0.1
+_LOGIC = {"choice table": 1.0, "gate table": 1.0, "inversion table": 1.0, "rom": 1.0,
+          "registers": 0.5}
 _SUMS = {"alu": 1.0, "macc": 0.2, "macc sum": 1.0, "order": 1.0}
 _ON_PAPER: dict[Family, dict[str, dict[str, float]]] = {
     Family.ICE40: {"lut4": {**_LOGIC, **_SUMS}, "carry": _SUMS,
                    "logic_cells": {**_LOGIC, **_SUMS, "ff": 0.5}},
-    Family.ECP5: {"lut4": _LOGIC, "carry": {kind: bits / 2 for kind, bits in _SUMS.items()},
+    Family.ECP5: {"lut4": {**_LOGIC, "macc": 0.3},
+                  "carry": {kind: bits / 2 for kind, bits in _SUMS.items()},
                   "logic_cells": {**_LOGIC, **_SUMS, "lutram": 4}},
 }
 _REGISTERS = {"ff": 1.0, "rom row": 1.0, "registers": 1.0}
@@ -140,29 +165,103 @@ def _sample(name: str, network: Network, text: str, plan: Plan, family: Family) 
         **asdict(netlist.counts), "logic_cells": cells})
 
 
-def _corpus(zoo: Path) -> list[tuple[str, Network, str, Plan]]:
-    corpus = []
-    for file in sorted(zoo.glob("*.nomul"), key=lambda file: file.stat().st_size):
-        network = load(file)
-        for interval in INTERVALS[file.stem.split("_")[0]]:
-            folds, lanes = fastest(network) if interval is None else (
-                fold_for_interval(network, interval), 1)
-            plan = make_plan(network, folds, input_lanes=lanes)
-            text = f"{plan_interval(plan, network):,} cycles"
-            corpus.append((file.stem, network, text, plan))
-    return corpus
+def _plans(name: str, network: Network, family: Family) -> Iterator[tuple[str, Plan]]:
+    """Plans of a network as the planner makes them for a chip, and what they are in words."""
+    foldings, chip = Foldings(network), target(CHIPS[family])
+
+    def planned(most: int, words: str, *, lean: bool) -> tuple[str, Plan]:
+        plan = make_plan(network, foldings.within(most), lean=lean,
+                         blocks=chip.capacity.bram_shapes, registered=registered(chip),
+                         input_lanes=input_lanes_for(network, most))
+        return f"{words}{plan_interval(plan, network):,} cycles", plan
+
+    for most in _of(_INTERVALS, name):
+        yield planned(most, "", lean=False)
+    for most in _of(_LEAN, name):
+        yield planned(most, "lean, ", lean=True)
+    weighted = [layer.name for layer in network.layers if isinstance(layer, Weighted)]
+    for lanes in _of(_BUCKETS, name):
+        plan = make_plan(network, default=(lanes, 1), registered=registered(chip),
+                         products=dict.fromkeys(weighted, ProductCircuit.BUCKETS))
+        yield f"buckets, {plan_interval(plan, network):,} cycles", plan
+    for lanes in _of(_ENGINES, name):
+        yield f"engine of {lanes} lanes", make_engine_plan(network, lanes,
+                                                           registered=registered(chip))
+
+
+def _of(plans: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    return sum((found for prefix, found in plans.items() if name.startswith(prefix)), ())
+
+
+def corpus(zoo: Path) -> list[tuple[str, Network, str, Plan, Family]]:
+    """What is synthesized: networks by their names, plans and what they are in words, families.
+
+    The longest come first, so that processors end together.
+    """
+    files = sorted(zoo.glob("*.nomul"), key=lambda file: -file.stat().st_size)
+    networks = {file.stem: load(file) for file in files} | {
+        network.name: network for network in random_networks()}
+    return [(name, network, text, plan, family) for name, network in networks.items()
+            for family in CHIPS if family is Family.ECP5 or not name.startswith(_ONLY_ECP5)
+            for text, plan in _plans(name, network, family)]
+
+
+def random_networks() -> list[Network]:
+    """Networks of two dense layers with random weights, for what the zoo's do not have: other
+    dictionaries and thresholds, tables of products, corrections and widths of their own."""
+    rng = np.random.default_rng(7)
+    kinds: dict[str, dict[str, Any]] = {
+        "pow2_2bit": {"dictionary": [-2, -1, 1, 2]},
+        "pow2_4bit": {"dictionary": [sign << n for n in range(8) for sign in (-1, 1)]},
+        "any_2bit": {"dictionary": [-7, -3, 2, 9]},
+        "any_3bit": {"dictionary": [-23, -12, -5, 0, 3, 7, 14, 29]},
+        "table_2bit": {"dictionary": [-2, -1, 1, 2], "table": rng.integers(-15, 16, (4, 16))},
+        "corrections": {"dictionary": [-4, -1, 1, 4]},
+        "widths": {"dictionary": [0, -2, 2, -4, -1, 1, 4]},
+    }
+    return [_random_network(rng, f"random_{kind}", **options) for kind, options in kinds.items()]
+
+
+def _random_network(rng: np.random.Generator, name: str, **options: Any) -> Network:
+    layers: list[Layer] = [Input(name="pixels", shape=(4, 4, 3), levels=Levels.uniform(16)),
+                           Flatten(name="flat", inputs=("pixels",))]
+    entries, fan_in = len(options["dictionary"]), 48
+    for number, outputs in enumerate((24, 10), 1):
+        assignment = rng.integers(0, entries, (outputs, fan_in))
+        extra: dict[str, Any] = {}
+        if name.endswith("corrections"):
+            places = np.sort(rng.choice(assignment.size, 20, replace=False))
+            extra["corrections"] = np.stack([places // fan_in, places % fan_in,
+                                             rng.choice([-9, -5, 5, 9], 20)], axis=1)
+        elif name.endswith("widths"):
+            # Rows of two bits, of one bit, and of none.
+            extra["widths"] = widths = rng.choice([2, 1, 0], outputs, p=[0.5, 0.4, 0.1])
+            for width, first, size in ((0, 0, 1), (1, 1, 2), (2, 3, 4)):
+                assignment[widths == width] = first + rng.integers(
+                    0, size, (int((widths == width).sum()), fan_in))
+        layer = Dense(name=f"dense{number}", inputs=(layers[-1].name,), assignment=assignment,
+                      bias=rng.integers(-50, 51, outputs), **options, **extra)
+        if number == 1:
+            sums = layer.accumulators(Levels.uniform(16))
+            reach = int(max(sums[1].max(), -sums[0].min()))
+            layer = replace(layer, staircase=Staircase(
+                thresholds=np.sort(rng.integers(-reach // 4, reach // 4, (outputs, 15))),
+                levels=Levels.uniform(16)))
+        layers.append(layer)
+        fan_in = outputs
+    return Network(name=name, layers=(*layers, Argmax(name="best", inputs=("dense2",))))
 
 
 def collect(zoo: Path) -> list[Sample]:
-    """Synthesize the corpus, on all processors."""
-    tasks = [(*entry, family) for entry in _corpus(zoo) for family in CHIPS
-             if not (family is Family.ICE40 and entry[0].startswith("cifar10"))]
+    """Synthesize the corpus, on all processors; networks by name."""
+    tasks = corpus(zoo)
     samples: list[Sample] = []
     for sample in joblib.Parallel(n_jobs=-1, return_as="generator")(
             joblib.delayed(_sample)(*task) for task in tasks):
         samples.append(sample)
-        print(f"{len(samples)} of {len(tasks)}: {sample.network} {sample.plan}", flush=True)
-    return samples
+        print(f"{len(samples)} of {len(tasks)}: {sample.network}, {sample.plan}, "
+              f"{CHIPS[sample.family]}", flush=True)
+    return sorted(samples, key=lambda sample: sample.network)
 
 
 def write(samples: Sequence[Sample], docs: Path) -> None:
@@ -202,7 +301,7 @@ def write(samples: Sequence[Sample], docs: Path) -> None:
         "all exact. Logic cells are nextpnr's, packed.",
         table(header, rows),
         "## Each plan",
-        table(("network", "interval", "chip", "LUT4", "with", "without", "logic cells", "with",
+        table(("network", "plan", "chip", "LUT4", "with", "without", "logic cells", "with",
                "without", "block RAM"), lines))) + "\n")
     print(table(header, rows))
 

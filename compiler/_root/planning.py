@@ -93,6 +93,7 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
     from nomul.boards.targets import board as check_board
     from nomul.boards.targets import target as find_target
     from nomul.build import write_build
+    from nomul.compiler.latency import latency
     from nomul.compiler.plan import intervals, plan_interval, refuse_loads
     from nomul.compiler.plan_file import load_plan
     from nomul.compiler.storage import load, load_provenance
@@ -162,6 +163,8 @@ def build(network_file: Path, plan_file: Path | None, targets: tuple[str, ...],
            f"({built.vectors.source} {built.vectors.split})",
            {"layer": False, "outputs x inputs": False, "products": False, "staircase": False,
             "weights in": False, "cycles": True}, rows)
+    console.print(f"first result after {latency(network, plan):,} cycles, then one every "
+                  f"{plan_interval(plan, network):,}", highlight=False)
     _show_use(network, plan)
     _show_estimates(network, chips, estimates)
 

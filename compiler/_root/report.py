@@ -240,15 +240,15 @@ def _bitexact(sim: Part | None) -> Json:
 
 
 def _cycles(build: Build) -> Json:
-    """Cycles measured; the ideal interval is an estimate and known before any simulation."""
+    """Cycles measured; the ideal ones are estimates and known before any simulation."""
     cycles = build.sim.part("cycles") if build.sim else None
     estimate = build.manifest.part("estimate")
-    ideal = cycles.integer("ideal_interval") if cycles else None
-    if ideal is None and estimate:
-        ideal = estimate.integer("ideal_interval")
-    return {"latency": cycles.integer("latency") if cycles else None,
-            "interval": cycles.integer("interval") if cycles else None,
-            "ideal_interval": ideal}
+    found = {name: cycles.integer(name) if cycles else None
+             for name in ("latency", "ideal_latency", "interval", "ideal_interval")}
+    for name in ("ideal_latency", "ideal_interval"):
+        if found[name] is None and estimate:
+            found[name] = estimate.integer(name)
+    return found
 
 
 def _synthesis(synth: Part | None, interval: int | None) -> Json | None:

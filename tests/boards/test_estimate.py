@@ -31,7 +31,7 @@ def circuit(network: Network, fold: str) -> PinShell:
 @pytest.mark.synth
 @pytest.mark.parametrize("chip", ["ice40-hx8k", "ecp5-25k"])
 @pytest.mark.parametrize(("name", "fold"), [
-    ("digits_pow2_3bit", "1x1"), ("digits_ternary", "dense1=4x4,dense2=1x2"),
+    ("digits_pow2_3bit", "1x1"), ("digits_ternary", "dense1=4x4,dense2=2x4"),
     ("digits_binary", "dense1=2x2,dense2=1x2")])
 def test_estimates_are_near(chip: str, name: str, fold: str, tmp_path: Path) -> None:
     network = load(ZOO / f"{name}.nomul")
@@ -92,27 +92,29 @@ def test_every_family_has_weights() -> None:
 
 
 def samples(family: Family = Family.ECP5) -> list[Sample]:
-    """Circuits of three networks whose tables are 1 a choice, 3 a row and 0.5 a gate."""
+    """Circuits of three networks whose tables are 1 a choice, 3 a row and 0.5 a decoder."""
     result = []
     for network in range(3):
         for n in range(1, 6):
-            found = Counter(mux=40 * n + 7 * network, rom=3 * n * n + 5, gate=30 + 11 * network * n)
+            found = Counter({"choice table": 40 * n + 7 * network, "rom": 3 * n * n + 5,
+                             "decode": 30 + 11 * network * n})
             result.append(Sample(
                 network=f"net{network}", plan=f"{n}", family=family, features=found,
-                figures={"lut4": round(found["mux"] + 3 * found["rom"] + 0.5 * found["gate"])}))
+                figures={"lut4": round(found["choice table"] + 3 * found["rom"]
+                                       + 0.5 * found["decode"])}))
     return result
 
 
 def test_the_fit_finds_what_is_behind_the_figures() -> None:
     weights = fit(samples(), "lut4")
-    assert weights["mux"] == pytest.approx(1, abs=0.1)
+    assert weights["choice table"] == pytest.approx(1, abs=0.1)
     assert weights["rom"] == pytest.approx(3, abs=0.3)
     for held_out in (False, True):
         found = errors(samples(), "lut4", held_out=held_out)
         assert len(found) == 15 and within(found, 0.1) == 15
 
     # What no sample shows is as on paper; and a network that is unlike the others shows.
-    assert weights["shift"] == 1
-    odd = [Sample(network="odd", plan="1", family=Family.ECP5, features=Counter(mux=100),
-                  figures={"lut4": 400})]
+    assert weights["inversion table"] == 1
+    odd = [Sample(network="odd", plan="1", family=Family.ECP5,
+                  features=Counter({"choice table": 100}), figures={"lut4": 400})]
     assert within(errors(samples() + odd, "lut4", held_out=True), 0.1) < 16
