@@ -211,24 +211,38 @@ def _count_memory(parameters: Mapping[str, Any], pins: Mapping[str, list[Any]],
 
 
 def _tables(columns: set[str]) -> int:
-    """Tables of four inputs that hold the bits of all ``columns``, which are of one length, by
-    cutting them into quarters as often as needed; equal ones are made once. Where the last cut
-    would leave tables of three inputs, the first one is into halves, which one table chooses from.
+    """Tables of four inputs that hold the bits of all ``columns``, by cutting them into quarters
+    as often as needed; equal ones are made once. Where the last cut would leave tables of three
+    inputs, the first one is into halves, which one table chooses from. Bits of the address that
+    do not matter are left out.
     """
-    if not columns:
-        return 0
-    address = (len(next(iter(columns))) - 1).bit_length()
-    if address <= 4:
-        return len(columns)
-    share = 2 if address % 2 else 4
-    tables, rest = 0, set()
-    for column in columns:
-        whole = column.ljust(1 << address, column[-1])
-        size = len(whole) // share
-        parts = {whole[n:n + size] for n in range(0, len(whole), size)}
-        tables += 1 if len(parts) == 2 else 2
-        rest |= {base for part in parts if (base := _base(part))}
-    return tables + _tables(rest)
+    tables, rest = 0, {_needed(column) for column in columns}
+    while rest:
+        columns, rest = rest, set()
+        for column in columns:
+            address = len(column).bit_length() - 1
+            if address <= 4:
+                tables += address > 1  # a bit of the address by itself takes none
+                continue
+            size = len(column) // (2 if address % 2 else 4)
+            parts = {column[n:n + size] for n in range(0, len(column), size)}
+            tables += 1 if len(parts) == 2 else 2
+            rest |= {_needed(base) for part in parts if (base := _base(part))}
+    return tables
+
+
+def _needed(column: str) -> str:
+    """``column``, up to a power of two, without the bits of the address that it does not depend
+    on."""
+    column = column.ljust(1 << (len(column) - 1).bit_length(), column[-1])
+    step = 1
+    while step < len(column):
+        starts = range(0, len(column), 2 * step)
+        if all(column[n:n + step] == column[n + step:n + 2 * step] for n in starts):
+            column = "".join(column[n:n + step] for n in starts)
+        else:
+            step *= 2
+    return column
 
 
 def _base(column: str) -> str:

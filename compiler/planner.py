@@ -50,7 +50,8 @@ _BLOCK_BITS = 512
 _CONSTANT_ROWS = (16, 64)
 # Product tables of more entries than the first number go to block RAM, for so many lanes at most.
 # Up to the second number one block RAM of an ECP5 holds a table, which takes fewer cells than
-# masked sums do.
+# masked sums do. Up to the first one, where products of several inputs are added up, a table takes
+# fewer cells than shifts do (docs/circuits.md).
 _LOGIC_TABLE, _BLOCK_TABLE, _TABLE_LANES = 64, 1024, 4
 # In a lean plan, block RAM must be filled to one part in so many, or logic takes its place.
 _LEAST_FILLED = 4
@@ -156,6 +157,9 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold, asked: ProductCircui
     elif _unrolls(network, layer, fold):
         product = ProductCircuit.UNROLLED
     elif product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
+        product = ProductCircuit.TABLE
+    elif (product is ProductCircuit.SHIFT_ADD and inputs > 1 and not layer.lanewise
+          and table <= _LOGIC_TABLE):
         product = ProductCircuit.TABLE
     elif product is ProductCircuit.TABLE and not layer.lanewise and _fills_buckets(
             network, layer, fold, table):

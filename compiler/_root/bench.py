@@ -33,9 +33,13 @@ SEEDS = (1, 2, 3, 4, 5)
 CHIPS = ("ice40-hx8k", "ice40-up5k", "ecp5-25k")
 FOLDS = ("1x1", "dense1=2x2,dense2=1x2", "dense1=4x4,dense2=2x4", "dense1=8x4,dense2=5x4")
 
-#: Network, chip, interval in cycles, whether the plan is lean, and seeds.
-IMAGES = (("mnist_lenet", "ice40-up5k", 30_000_000 // 1000, False, (1, 2, 3)),
-          ("fashion_lenet", "ice40-up5k", 30_000_000 // 500, True, (1, 2, 3)),
+#: Network, chip, interval in cycles at most, whether the plan is lean, and seeds.
+IMAGES = (("mnist_lenet", "ice40-up5k", 30_000_000 // 1000, False, SEEDS),
+          ("mnist_lenet", "ice40-hx8k", 6_534, False, SEEDS),
+          ("mnist_lenet", "ecp5-25k", 6_534, False, SEEDS),
+          ("fashion_lenet", "ice40-up5k", 30_000_000 // 500, True, SEEDS),
+          ("fashion_lenet", "ice40-hx8k", 6_534, True, SEEDS),
+          ("fashion_lenet", "ecp5-25k", 6_534, False, SEEDS),
           ("cifar10_resnet20", "ecp5-85k", 88_500_000 // 600, True, (1,)))
 
 

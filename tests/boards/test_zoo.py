@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nomul.boards.place import packed_cells
 from nomul.boards.shell import PinShell
 from nomul.boards.synth import synthesize
 from nomul.boards.targets import target
@@ -14,6 +15,7 @@ from nomul.compiler.lower import lower
 from nomul.compiler.plan import intervals
 from nomul.compiler.planner import fold_for_interval, make_plan
 from nomul.compiler.storage import load, load_provenance
+from nomul.hw.circuits import ProductCircuit
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
 
@@ -28,6 +30,20 @@ def test_digits_fit_the_smallest_chips_with_room_to_spare(tmp_path: Path) -> Non
                             tmp_path / chip, seeds=(1, 2)).as_json()
         assert result["logic_cells"] < 1000 and result["dsp"] == result["multipliers"] == 0
         assert result["fmax_mhz"]["min"] >= clock
+
+
+@pytest.mark.parametrize("chip", ["ice40-hx8k", "ecp5-25k"])
+def test_the_planner_takes_the_smaller_products(chip: str, tmp_path: Path) -> None:
+    """Small tables where several inputs come at once, and shifts else; the other one is larger."""
+    network, cells = load(ZOO / "digits_ternary.nomul"), {}
+    for fold, smaller in (((1, 1), ProductCircuit.SHIFT_ADD), ((4, 4), ProductCircuit.TABLE)):
+        assert {layer.product for layer in make_plan(network, default=fold).layers} == {smaller}
+        for product in (ProductCircuit.SHIFT_ADD, ProductCircuit.TABLE):
+            plan = make_plan(network, default=fold,
+                             products={"dense1": product, "dense2": product})
+            netlist = make_netlist(PinShell(lower(network, plan)), target(chip), tmp_path)
+            cells[product] = packed_cells(netlist.file, target(chip), tmp_path)
+        assert cells[smaller] == min(cells.values()) < max(cells.values())
 
 
 @pytest.mark.parametrize("name, accurate, fps, lean", [
