@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -210,39 +210,41 @@ def _count_memory(parameters: Mapping[str, Any], pins: Mapping[str, list[Any]],
         found["rom row"] += sum(len(set(column)) > 1 for column in columns)
 
 
-def _tables(columns: set[str]) -> int:
+def _tables(columns: Iterable[str]) -> int:
     """Tables of four inputs that hold the bits of all ``columns``, by cutting them into quarters
     as often as needed; equal ones are made once. Where the last cut would leave tables of three
     inputs, the first one is into halves, which one table chooses from. Bits of the address that
     do not matter are left out.
     """
-    tables, rest = 0, {_needed(column) for column in columns}
+    rest = {_needed(column, range((len(column) - 1).bit_length())) for column in columns}
+    tables = 0
     while rest:
-        columns, rest = rest, set()
-        for column in columns:
-            address = len(column).bit_length() - 1
-            if address <= 4:
-                tables += address > 1  # a bit of the address by itself takes none
+        whole, rest = rest, set()
+        for column, address in whole:
+            if len(address) <= 4:
+                tables += len(address) > 1  # a bit of the address by itself takes none
                 continue
-            size = len(column) // (2 if address % 2 else 4)
+            kept = address[:-1 if len(address) % 2 else -2]
+            size = 1 << len(kept)
             parts = {column[n:n + size] for n in range(0, len(column), size)}
             tables += 1 if len(parts) == 2 else 2
-            rest |= {_needed(base) for part in parts if (base := _base(part))}
+            rest |= {_needed(base, kept) for part in parts if (base := _base(part))}
     return tables
 
 
-def _needed(column: str) -> str:
-    """``column``, up to a power of two, without the bits of the address that it does not depend
-    on."""
-    column = column.ljust(1 << (len(column) - 1).bit_length(), column[-1])
+def _needed(column: str, address: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """``column``, up to a power of two, by the bits of the ``address`` that it depends on, the
+    lowest first; and those."""
+    column, needed = column.ljust(1 << len(address), column[-1]), list(address)
     step = 1
-    while step < len(column):
+    for bit in address:
         starts = range(0, len(column), 2 * step)
         if all(column[n:n + step] == column[n + step:n + 2 * step] for n in starts):
             column = "".join(column[n:n + step] for n in starts)
+            needed.remove(bit)
         else:
             step *= 2
-    return column
+    return column, tuple(needed)
 
 
 def _base(column: str) -> str:
