@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from nomul.boards.resets import buffer_resets
 from nomul.boards.targets import Family, Target
 from nomul.boards.tools import RunFailure, Tool, run
 
@@ -22,6 +23,8 @@ _LOGIC_CELL = {Family.ICE40: "ICESTORM_LC", Family.ECP5: "TRELLIS_COMB"}
 _OUTPUT_FLAG = {Family.ICE40: "--asc", Family.ECP5: "--textcfg"}
 _FREE_PINS_FLAG = {Family.ICE40: "--pcf-allow-unconstrained",
                    Family.ECP5: "--lpf-allow-unconstrained"}
+# Flip-flops from which on the reset of an ECP5 takes a network for clocks.
+_LARGE_RESET = 2000
 _CONSTRAINTS = {Family.ICE40: "pcf", Family.ECP5: "lpf"}
 
 
@@ -49,7 +52,8 @@ class Placement:
 
 def place(netlist: str, chip: Target, folder: Path, seeds: Sequence[int], *, clock_mhz: float,
           jobs: int, constraints: str | None = None) -> Iterator[Placement | RunFailure]:
-    """Place and route ``netlist`` once for each seed.
+    """Place and route ``netlist`` once for each seed. On ECP5, a reset that many flip-flops share
+    takes a network for clocks (`nomul.boards.resets`).
 
     Yields each result as it arrives, so their order may differ from run to run; the results
     themselves are equal. Leaves ``nextpnr-<seed>.log`` and ``report-<seed>.json`` in ``folder``,
@@ -89,6 +93,8 @@ def place(netlist: str, chip: Target, folder: Path, seeds: Sequence[int], *, clo
         kind = _CONSTRAINTS[chip.family]
         (folder / f"pins.{kind}").write_text(constraints)
         pins = (f"--{kind}", f"pins.{kind}")
+    if chip.family is Family.ECP5:
+        netlist = _with_resets(netlist, folder)
     pool = ThreadPoolExecutor(jobs)
     try:
         runs = [pool.submit(_place, netlist, chip, folder, seed, clock_mhz, pins)
@@ -97,6 +103,17 @@ def place(netlist: str, chip: Target, folder: Path, seeds: Sequence[int], *, clo
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _with_resets(netlist: str, folder: Path) -> str:
+    """``netlist``, or, if it has a reset of many flip-flops, another file in which a buffer drives
+    these."""
+    content = json.loads((folder / netlist).read_text())
+    if not buffer_resets(content["modules"]["top"], _LARGE_RESET):
+        return netlist
+    buffered = f"{Path(netlist).stem}-resets.json"
+    (folder / buffered).write_text(json.dumps(content))
+    return buffered
 
 
 def _place(netlist: str, chip: Target, folder: Path, seed: int, clock_mhz: float,
