@@ -24,7 +24,7 @@ _OUTPUT_FLAG = {Family.ICE40: "--asc", Family.ECP5: "--textcfg"}
 _FREE_PINS_FLAG = {Family.ICE40: "--pcf-allow-unconstrained",
                    Family.ECP5: "--lpf-allow-unconstrained"}
 # Flip-flops from which on the reset of an ECP5 takes a network for clocks.
-_LARGE_RESET = 2000
+_LARGE_RESET = 5000
 _CONSTRAINTS = {Family.ICE40: "pcf", Family.ECP5: "lpf"}
 
 
