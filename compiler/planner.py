@@ -50,9 +50,13 @@ _BLOCK_BITS = 512
 _CONSTANT_ROWS = (16, 64)
 # Product tables of more entries than the first number go to block RAM, for so many lanes at most.
 # Up to the second number one block RAM of an ECP5 holds a table, which takes fewer cells than
-# masked sums do. Up to the first one, where products of several inputs are added up, a table takes
-# fewer cells than shifts do (docs/circuits.md).
+# masked sums do.
 _LOGIC_TABLE, _BLOCK_TABLE, _TABLE_LANES = 64, 1024, 4
+
+# Of dictionaries of so few entries tables take fewer cells than shifts do, where products of
+# several inputs are added up (docs/circuits.md). Of 16 entries and 4 codes they take more: 7 cells
+# for each product of ResNet-20's first convolution.
+_FEW = 4
 # In a lean plan, block RAM must be filled to one part in so many, or logic takes its place.
 _LEAST_FILLED = 4
 # Of more lanes, tables of more entries than this are larger than buckets, which take as many cells
@@ -158,8 +162,8 @@ def _layer_plan(network: Network, layer: Layer, fold: Fold, asked: ProductCircui
         product = ProductCircuit.UNROLLED
     elif product is ProductCircuit.MASKED and in_block and table <= _BLOCK_TABLE:
         product = ProductCircuit.TABLE
-    elif (product is ProductCircuit.SHIFT_ADD and inputs > 1 and not layer.lanewise
-          and table <= _LOGIC_TABLE):
+    elif (product is ProductCircuit.SHIFT_ADD and inputs > 1 and isinstance(layer, Weighted)
+          and not layer.lanewise and len(layer.dictionary) <= _FEW and table <= _LOGIC_TABLE):
         product = ProductCircuit.TABLE
     elif product is ProductCircuit.TABLE and not layer.lanewise and _fills_buckets(
             network, layer, fold, table):
