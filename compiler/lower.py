@@ -265,8 +265,9 @@ def _products(terms: SumTerms, plan: LayerPlan, *, lanes: int, inputs: int) -> P
 
 
 def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: LayerPlan,
-                  o_lanes: int) -> Parts:
-    """Dot products with ``rows``, weights of ``terms`` with places for absent inputs."""
+                  o_lanes: int, *, corrected: bool = False) -> Parts:
+    """Dot products with ``rows``, weights of ``terms`` with places for absent inputs. Those that
+    are ``corrected`` later may lie outside of the bounds of ``terms``."""
     shape = _sum_shape(terms)
     options: dict[str, Any] = {"o_lanes": o_lanes, "storage": plan.weights_in, "packed": packed,
                                "parity": plan.parity, "spread": plan.spread}
@@ -277,7 +278,8 @@ def _dot_products(terms: SumTerms, packed: list[int] | None, rows: Ints, plan: L
     if not isinstance(products, MaskedProducts):
         # Raised products make sums without a sign.
         lanes = range(max(1, int(terms.high.max())) + 1) if (
-            plan.product is ProductCircuit.TABLE and terms.low.min() >= 0) else shape
+            plan.product is ProductCircuit.TABLE and terms.low.min() >= 0
+            and not corrected) else shape
         return {"dots": DotProducts(products, rows.tolist(), acc_shape=shape, lane_shape=lanes,
                                     **options)}
     entries = terms.assignment if packed is None else np.array(packed)[terms.assignment]
@@ -300,7 +302,8 @@ def _sum_shape(terms: SumTerms) -> Any:
 def _dense(layer: Dense, terms: SumTerms, packed: list[int] | None, plan: LayerPlan, stage: Stage,
            ) -> Parts:
     """Repeat the inputs for each group of outputs, and add up."""
-    sums = _dot_products(terms, packed, terms.assignment, plan, stage.gives.lanes)
+    sums = _dot_products(terms, packed, terms.assignment, plan, stage.gives.lanes,
+                         corrected=layer.corrections is not None)
     dots = sums["dots"]
     parts: Parts = {}
     if plan.depth:

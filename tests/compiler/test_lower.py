@@ -66,7 +66,8 @@ def simulate(network: Network, seed: int, images: np.ndarray) -> np.ndarray:
     return values[:, :length]
 
 
-@pytest.mark.parametrize("seed", range(60))
+# 1245: without its corrections a sum is below all that it may be with them.
+@pytest.mark.parametrize("seed", [*range(60), 1245])
 def test_hardware_is_golden(seed: int) -> None:
     network = random_network(seed)
     images = random_images(network, 4, seed)
