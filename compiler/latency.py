@@ -47,8 +47,8 @@ def latency(network: Network, plan: Plan) -> int:
     """Cycles from the first beat of an image to the last one of its result, both included.
 
     The circuit is idle before, a beat comes in whenever it is taken, and results never wait.
-    Exact where buffers and queues make nothing wait, as in the planner's own plans; less than it
-    takes where they do.
+    Exact where nothing waits for room, as in nearly all of the planner's own plans; less than it
+    takes where something does.
     """
     return int(_left(network, plan)["o"][-1]) + 1
 
