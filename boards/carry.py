@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 from typing import Any
 
-__all__ = ["CarryBit", "Table", "absorb", "merge"]
+__all__ = ["CarryBit", "Net", "Table", "absorb", "merge"]
 
 Net = int | str
 """A bit of Yosys's JSON: a number, or the constant ``"0"``, ``"1"`` or ``"x"``."""

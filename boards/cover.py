@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import Any
 
-__all__ = ["LARGEST_ROM", "Module", "Net", "number", "tables"]
+from nomul.boards.carry import Net
 
-Net = int | str
-"""A bit of Yosys's JSON: a number, or the constant ``"0"``, ``"1"`` or ``"x"``."""
+__all__ = ["LARGEST_ROM", "Module", "number", "tables"]
 
 Module = Mapping[str, Any]
 """A module of Yosys's JSON."""
@@ -62,7 +61,7 @@ def tables(module: Module, *, carry: bool) -> Counter[str]:
     logic = _Logic()
     for cell in _in_order(module["cells"]):
         logic.add(cell)
-    ends = _Ends(logic, module, carry=carry)
+    ends = _Ends(logic, module)
     cover = _Cover(logic, ends.read)
     gone = ends.absorbed(cover) if carry else ()
     return Counter(logic.kinds[node] for node in set(cover.inputs).difference(gone))
@@ -287,7 +286,7 @@ class _Cover:
 class _Ends:
     """Where logic ends: bits that something else reads, and which of that are operands."""
 
-    def __init__(self, logic: _Logic, module: Module, *, carry: bool) -> None:
+    def __init__(self, logic: _Logic, module: Module) -> None:
         self.read: set[int] = set()
         self._logic = logic
         # Of each node, the operands that read it, each with the other one beside it; the

@@ -27,7 +27,8 @@ def buffer_resets(module: dict[str, Any], least: int) -> int:
     buffered = {net: last + n for n, net in enumerate(
         (net for net, count in resets.items() if count >= least), 1)}
     for pins in registers:
-        pins.update({_PIN: [buffered.get(net, net) for net in pins[_PIN]]} if _PIN in pins else {})
+        if _PIN in pins:
+            pins[_PIN] = [buffered.get(net, net) for net in pins[_PIN]]
     for number, (net, driven) in enumerate(buffered.items()):
         name = f"$reset${number}"
         cells[name] = {

@@ -19,12 +19,12 @@ from nomul.compiler.files import replace_file
 from nomul.compiler.lower import lower
 from nomul.compiler.network import Network, Weighted
 from nomul.compiler.plan import Plan, plan_interval
-from nomul.compiler.planner import Foldings, input_lanes_for, make_plan, parse_folds
+from nomul.compiler.planner import Foldings, make_plan, parse_folds
 from nomul.compiler.storage import load, load_provenance
 from nomul.images import load_images
 from nomul.sim.vectors import make_vectors
 from nomul.sim.verilator import simulate
-from nomul.sizing import registered
+from nomul.sizing import plan_within, registered
 from nomul.tables import Row, put_in, table, versions
 
 __all__ = ["main"]
@@ -156,11 +156,7 @@ def _circuits(plan: Plan) -> str:
 
 def _image_row(path: Path, chip: str, interval: int, lean: bool, seeds: Sequence[int]) -> Row:
     network, provenance = load(path), load_provenance(path)
-    foldings = Foldings(network)
-    plan = make_plan(network, foldings.within(interval), lean=lean,
-                     registered=registered(target(chip)),
-                     blocks=target(chip).capacity.bram_shapes,
-                     input_lanes=input_lanes_for(network, interval))
+    plan = plan_within(network, Foldings(network), target(chip), interval, lean=lean)
     figures = _synthesize(network, plan, chip, seeds)
     use, stored = lane_use(network, plan), weight_bits_in_block_ram(network, plan)
     return (f"`{path.stem}`", chip, *_quality(network, provenance), _circuits(plan),

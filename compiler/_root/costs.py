@@ -37,10 +37,10 @@ from nomul.compiler.network import (
     Weighted,
 )
 from nomul.compiler.plan import Plan, plan_interval
-from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, make_plan
+from nomul.compiler.planner import Foldings, make_engine_plan, make_plan
 from nomul.compiler.storage import load
 from nomul.hw.circuits import ProductCircuit
-from nomul.sizing import registered
+from nomul.sizing import plan_within, registered
 from nomul.tables import table, versions
 
 __all__ = ["Sample", "collect", "corpus", "errors", "fit", "main", "random_networks", "within",
@@ -170,9 +170,7 @@ def _plans(name: str, network: Network, family: Family) -> Iterator[tuple[str, P
     foldings, chip = Foldings(network), target(CHIPS[family])
 
     def planned(most: int, words: str, *, lean: bool) -> tuple[str, Plan]:
-        plan = make_plan(network, foldings.within(most), lean=lean,
-                         blocks=chip.capacity.bram_shapes, registered=registered(chip),
-                         input_lanes=input_lanes_for(network, most))
+        plan = plan_within(network, foldings, chip, most, lean=lean)
         return f"{words}{plan_interval(plan, network):,} cycles", plan
 
     for most in _of(_INTERVALS, name):

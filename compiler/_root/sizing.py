@@ -20,7 +20,7 @@ from nomul.compiler.planner import Foldings, input_lanes_for, make_engine_plan, 
 from nomul.hw.circuits import CodeMemory, ProductCircuit, WeightMemory
 
 __all__ = ["Chosen", "Sized", "check_memories", "codes_in", "engine_lanes", "estimate_plan",
-           "fastest_within", "registered", "sized", "sized_engine", "spram_blocks",
+           "fastest_within", "plan_within", "registered", "sized", "sized_engine", "spram_blocks",
            "with_weights_in_spram"]
 
 # Bits of an SPRAM's word, and of its address.
@@ -112,13 +112,20 @@ def estimate_plan(network: Network, plan: Plan, chip: Target) -> Estimate:
                             "while its size was estimated") from failure
 
 
-def sized(network: Network, foldings: Foldings, chip: Target, interval: int, *,
-          lean: bool = False, registers: bool | None = None) -> Sized:
-    """The plan with the fewest lanes for an ``interval`` in cycles, and what it will take."""
-    plan = make_plan(network, foldings.within(interval), lean=lean,
+def plan_within(network: Network, foldings: Foldings, chip: Target, interval: int, *,
+                lean: bool = False, registers: bool | None = None) -> Plan:
+    """The plan with the fewest lanes for an ``interval`` in cycles on ``chip``; with ``registers``
+    behind block RAMs, or as is good for it if omitted."""
+    return make_plan(network, foldings.within(interval), lean=lean,
                      blocks=chip.capacity.bram_shapes,
                      registered=registered(chip) if registers is None else registers,
                      input_lanes=input_lanes_for(network, interval))
+
+
+def sized(network: Network, foldings: Foldings, chip: Target, interval: int, *,
+          lean: bool = False, registers: bool | None = None) -> Sized:
+    """The plan with the fewest lanes for an ``interval`` in cycles, and what it will take."""
+    plan = plan_within(network, foldings, chip, interval, lean=lean, registers=registers)
     return Sized(plan=plan, interval=plan_interval(plan, network),
                  estimate=estimate_plan(network, plan, chip))
 
